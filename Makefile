@@ -1,0 +1,53 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Everything lands in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := requirements/dev.lock
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types docs bench lock setup-localstack clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## put the environment into .venv from the lock file
+
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "coatcheck: error: python 3.11 or newer is needed" >&2; \
+	       echo "coatcheck: hint: make setup PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing from $(LOCK)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## the whole road on embedded servers: no Docker, no AWS
+	@$(BIN)/coatcheck demo
+
+test: setup setup-localstack  ## the whole test-suite
+	@$(BIN)/python -m pytest -n auto --dist loadgroup
+
+check: setup  ## lint, types, architecture, generated docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+	@$(BIN)/python -m coatcheck.cli.reference --check
+
+docs: setup  ## write the generated reference pages
+	@$(BIN)/python -m coatcheck.cli.reference
+
+bench: setup  ## loader CPU per message, messages per second, memory
+	@$(BIN)/python -m benchmarks.road
+
+lock: setup  ## resolve the lock file anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --extra demo --group dev pyproject.toml -o $(LOCK)
+
+setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
+	@$(BIN)/python tests/support/localstack_env.py || true
+
+clean:  ## remove what setup made
+	@rm -rf $(VENV) .venv-localstack .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The road: receive -> decode -> validate -> mask -> write -> ack."""

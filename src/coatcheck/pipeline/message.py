@@ -1,0 +1,153 @@
+"""The values that travel the road, and the closed catalogue of reject reasons.
+
+Nothing here shows a payload in its `repr`: a message in a traceback or a log line is its id, no more.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+Value = object
+"""A value of a row on its way to the database: str, int, float, Decimal, bool, date, datetime, bytes or None."""
+
+
+class Reason(StrEnum):
+    """Why a message is rejected. The same word stands in the quarantine, the logs, the metrics and the docs."""
+
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    TOO_DEEP = "too_deep"
+    INVALID_TEXT = "invalid_text"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    TOO_LONG = "too_long"
+    OUT_OF_RANGE = "out_of_range"
+    EMPTY_VALUE = "empty_value"
+    NOT_AN_IP = "not_an_ip"
+    NOT_A_VERSION = "not_a_version"
+    NOT_A_TIMESTAMP = "not_a_timestamp"
+    REFUSED_BY_DATABASE = "refused_by_database"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.NOT_JSON: "the body is no JSON text (RFC 8259)",
+    Reason.NOT_AN_OBJECT: "the body is JSON, but no object",
+    Reason.TOO_DEEP: "the body nests deeper than the decoder follows",
+    Reason.INVALID_TEXT: "a stored text holds a NUL or a lone surrogate, which PostgreSQL cannot store",
+    Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
+    Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
+    Reason.TOO_LONG: "a text is longer than its column",
+    Reason.OUT_OF_RANGE: "a number does not fit its column",
+    Reason.EMPTY_VALUE: "a required or masked value is empty: one token for all of them would join strangers",
+    Reason.NOT_AN_IP: "a field with parse = \"ip\" is no IPv4 or IPv6 address",
+    Reason.NOT_A_VERSION: "a field with parse = \"version\" is not major.minor[.patch] with parts up to 999",
+    Reason.NOT_A_TIMESTAMP: "a date or timestamp field is none",
+    Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE stands in the detail)",
+}
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One message as received: where it came from, its body, and the receipt that acks it.
+
+    `sent_ms` is the producer's send time in ms since 1970 (SQS SentTimestamp). `origin` is the identity the message had
+    before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an ordinary message.
+    """
+
+    message_id: str
+    body: str
+    sent_ms: int
+    receipt: str
+    receive_count: int = 1
+    origin: str | None = None
+
+    def __repr__(self) -> str:
+        """Show the id only: body and receipt never appear."""
+        return f"Message({self.message_id})"
+
+    __str__ = __repr__
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """Why a message cannot be loaded: a reason, and the column or SQLSTATE it is about; never the value."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A sealed value: AES-256-GCM `ciphertext` (tag included) under data key `dek_id` with a 12-byte `nonce`."""
+
+    dek_id: bytes
+    nonce: bytes
+    ciphertext: bytes
+
+
+class DataKey(msgspec.Struct, frozen=True):
+    """The public half of a data key as it is stored: its id and the key wrapped by `kek`; never the key itself."""
+
+    dek_id: bytes
+    kek: str
+    wrapped: bytes
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One masked row. `key` (16 bytes) and `slot` identify its message in the ledger; `values` are in column order."""
+
+    message: Message
+    key: bytes
+    slot: int
+    values: tuple[Value, ...]
+
+    def __repr__(self) -> str:
+        """Show the message's id only."""
+        return f"Row({self.message.message_id})"
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """One rejected message on its way to quarantine, its body sealed."""
+
+    message: Message
+    key: bytes
+    slot: int
+    reject: Reject
+    sealed: Sealed
+
+    def __repr__(self) -> str:
+        """Show the message's id and the reason only."""
+        return f"Rejected({self.message.message_id}, {self.reject.reason})"
+
+
+class Batch(msgspec.Struct):
+    """What one transaction takes: rows, rejects, and the data keys the rejects are sealed under."""
+
+    rows: list[Row]
+    rejected: list[Rejected]
+    data_keys: list[DataKey]
+
+
+class Outcome(msgspec.Struct):
+    """What the transaction(s) of one batch did.
+
+    `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `refused` are the rows that
+    the database would not take, each with its SQLSTATE: they have no effect yet and must come back as rejects.
+    """
+
+    loaded: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    refused: list[tuple[Row, str]] = msgspec.field(default_factory=list)
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """Approximate number of messages a queue holds: waiting, in flight, and delayed."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+    @property
+    def total(self) -> int:
+        """All messages that are not acked yet."""
+        return self.visible + self.in_flight + self.delayed

@@ -1,0 +1,56 @@
+"""What the runner asks of its two ends. `sources/` and `sinks/` hold the implementations, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from coatcheck.pipeline.message import Batch, DataKey, Depth, Message, Outcome, Sealed
+
+
+class Source(Protocol):
+    """A queue. From `receive` until `ack` or `release` a message is in flight and the source keeps it invisible."""
+
+    async def start(self) -> None:
+        """Verify the queue and begin to receive. Raises UnreachableError."""
+
+    async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
+        """Return the messages that have arrived; an empty list if none came within `timeout` seconds."""
+
+    async def ack(self, messages: Sequence[Message]) -> int:
+        """Delete messages whose effect is committed; return how many could not be (they will come again)."""
+
+    async def release(self, messages: Sequence[Message]) -> None:
+        """Give messages back at once, unprocessed."""
+
+    async def depth(self) -> Depth:
+        """Ask how many messages the queue holds."""
+
+    async def quiesce(self) -> None:
+        """Stop receiving; messages already handed over by the queue still come out of `receive`."""
+
+    async def close(self) -> None:
+        """Release what was received but not taken, and close connections."""
+
+
+class Sink(Protocol):
+    """Where rows go. `write` is one transaction: the ledger decides what is new, everything else follows it."""
+
+    async def open(self) -> None:
+        """Connect and verify the schema. Raises UnreachableError, ConfigError."""
+
+    async def write(self, batch: Batch) -> Outcome:
+        """Write a batch and commit. Retries what may succeed later; raises what cannot (CoatcheckError)."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+
+class BodySealer(Protocol):
+    """Seals bodies on the road; it cannot open them."""
+
+    def seal(self, plaintext: bytes, *context: bytes) -> Sealed:
+        """Seal `plaintext`, bound to `context` as associated data."""
+
+    def data_key(self, dek_id: bytes) -> DataKey:
+        """Return the stored half of the data key `dek_id`."""
