@@ -51,7 +51,7 @@ REASONS: dict[Reason, str] = {
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
-    `sent_ms` is the producer's send time in ms since 1970 (SQS SentTimestamp). `origin` is the identity the message had
+    `sent_ms` is the producer's send time (SQS SentTimestamp), `received_ms` ours, in ms since 1970. `origin` is the identity the message had
     before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an ordinary message.
     """
 
@@ -60,6 +60,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     sent_ms: int
     receipt: str
     receive_count: int = 1
+    received_ms: int = 0
     origin: str | None = None
 
     def __repr__(self) -> str:
@@ -122,9 +123,13 @@ class Rejected(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct):
     """What one transaction takes: rows, rejects, and the data keys the rejects are sealed under."""
 
-    rows: list[Row]
-    rejected: list[Rejected]
-    data_keys: list[DataKey]
+    rows: list[Row] = msgspec.field(default_factory=list)
+    rejected: list[Rejected] = msgspec.field(default_factory=list)
+    data_keys: list[DataKey] = msgspec.field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of messages."""
+        return len(self.rows) + len(self.rejected)
 
 
 class Outcome(msgspec.Struct):

@@ -11,11 +11,18 @@ from coatcheck.pipeline.message import Batch, DataKey, Depth, Message, Outcome, 
 class Source(Protocol):
     """A queue. From `receive` until `ack` or `release` a message is in flight and the source keeps it invisible."""
 
+    @property
+    def visibility_s(self) -> float:
+        """After how many seconds a message in flight becomes visible again; known once `start` has returned."""
+
     async def start(self) -> None:
         """Verify the queue and begin to receive. Raises UnreachableError."""
 
     async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
-        """Return the messages that have arrived; an empty list if none came within `timeout` seconds."""
+        """Return the messages that have arrived; an empty list if none came within `timeout` seconds.
+
+        Cancelling it loses no message.
+        """
 
     async def ack(self, messages: Sequence[Message]) -> int:
         """Delete messages whose effect is committed; return how many could not be (they will come again)."""

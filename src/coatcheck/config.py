@@ -1,0 +1,366 @@
+"""The configuration: one class per component, a description on every option, TOML file plus environment.
+
+`docs/reference/configuration.md` is generated from the descriptions. With no file at all, the built-in login pipeline
+runs. This module reads settings; it opens no connection and touches no key.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from coatcheck.errors import ConfigError
+from coatcheck.pipeline.columns import TOKEN_LENGTH, Column, ColumnType, Kind, Mask, Parse
+
+DEFAULT_FILE = "coatcheck.toml"
+PREFIX = "COATCHECK_"
+_SHA256_HEX = 64
+_PARSE_KINDS = {
+    Parse.IP: {Kind.VARCHAR, Kind.TEXT},
+    Parse.TEXT: {Kind.VARCHAR, Kind.TEXT},
+    Parse.VERSION: {Kind.INTEGER, Kind.BIGINT},
+    Parse.TIMESTAMP: {Kind.DATE, Kind.TIMESTAMPTZ},
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+
+class SourceConfig(_Section):
+    """Where messages come from."""
+
+    queue: str = Field("login-queue", min_length=1, description="queue name or URL")
+    region: str | None = Field(None, description="AWS region; default: the AWS SDK's own search")
+    profile: str | None = Field(None, description="AWS profile; default: the AWS SDK's own search")
+    endpoint_url: str | None = Field(None, description="SQS endpoint; default: AWS_ENDPOINT_URL(_SQS), then AWS")
+    ca_bundle: Path | None = Field(None, description="PEM file with further trusted certificates (also AWS_CA_BUNDLE)")
+    wait_seconds: int = Field(20, ge=0, le=20, description="long poll, in seconds")
+    receivers: int = Field(32, ge=1, le=256, description="most receive requests under way at once")
+    max_in_flight: int = Field(6000, ge=10, le=120_000, description="most messages in flight per worker")
+    max_in_flight_bytes: int = Field(
+        64 * 2**20, ge=2**20, description="most body bytes in flight per worker (messages may be 1 MiB each)"
+    )
+
+
+class TargetConfig(_Section):
+    """Where rows go."""
+
+    dsn: SecretStr | None = Field(
+        None, description="PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables"
+    )
+    table: str = Field(
+        "user_logins",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?$",
+        description="target table, optionally schema.table; exists, or is created by `migrate`",
+    )
+    connections: int = Field(2, ge=1, le=32, description="transactions under way at once, one connection each")
+    prepare: bool = Field(
+        False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
+    )
+
+
+class BatchConfig(_Section):
+    """What one transaction takes."""
+
+    messages: int = Field(1000, ge=1, le=20_000, description="most messages in one transaction")
+    seconds: float = Field(0.2, ge=0.0, le=60, description="longest a message waits for its batch to fill, in seconds")
+    bytes: int = Field(16 * 2**20, ge=2**20, description="most body bytes in one transaction")
+
+
+class LedgerConfig(_Section):
+    """How a message is known again."""
+
+    key: str = Field(
+        "message_id",
+        pattern=r"^(message_id|content|field:.+)$",
+        description="what makes a message the same: message_id, content, or field:NAME (a producer's event id)",
+    )
+
+
+class KeysConfig(_Section):
+    """Where the keys are."""
+
+    provider: Literal["local"] = Field("local", description="key provider")
+    path: Path = Field(
+        Path("coatcheck-keys"), description="local keyring folder; a relative path starts at the configuration file"
+    )
+    passphrase: SecretStr | None = Field(None, description="passphrase of the private key (show, retry)")
+
+
+class BreakerConfig(_Section):
+    """When so much is rejected that the consumer stops instead of emptying the queue into quarantine."""
+
+    ratio: float = Field(0.8, gt=0, le=1, description="share of rejects in the window at which the consumer stops")
+    window: int = Field(500, ge=10, description="number of latest messages that the ratio is taken over")
+    run: int = Field(200, ge=1, description="number of rejects in a row at which the consumer stops")
+
+
+class RunConfig(_Section):
+    """How a worker stops and gives up."""
+
+    drain_seconds: float = Field(25.0, ge=0, description="deadline for work in progress after SIGTERM, in seconds")
+    give_up_seconds: float = Field(
+        0.0, ge=0, description="stop with exit code 3 when a dependency stays away so long; 0: never (--drain: 60)"
+    )
+
+
+class MaskingConfig(_Section):
+    """Weak modes need an explicit word."""
+
+    allow_sha256_insecure: bool = Field(
+        False, description="allow mask = \"sha256-insecure\": an unkeyed hash that anyone can reverse by enumeration"
+    )
+
+
+class ColumnConfig(_Section):
+    """One column: where its value comes from and what happens to it on the way."""
+
+    from_: str = Field(alias="from", min_length=1, description="field of the message; dots reach into nested objects")
+    type: str = Field(description="varchar(n), text, integer, bigint, numeric, boolean, date, timestamptz or jsonb")
+    required: bool = Field(False, description="an absent or null field is a reject")
+    default: str | int | bool | None = Field(
+        None, description="value of an absent or null field; \"sent_at\" is the message's send time (date, timestamptz)"
+    )
+    parse: Parse | None = Field(None, description="how the field is read: ip, text, version or timestamp")
+    mask: Mask | None = Field(
+        None, description="token, redact, drop, keep or sha256-insecure; default: token if a domain is given, else keep"
+    )
+    domain: str | None = Field(
+        None, pattern=r"^[a-z0-9]{1,16}$", description="fields that share a domain share tokens, and can be joined"
+    )
+    casefold: bool = Field(False, description="tokens ignore the case of the text")
+    strip_chars: str = Field("", max_length=32, description="tokens ignore these characters")
+
+    def column(self, name: str) -> Column:
+        """Build the column; raises ValueError with what is wrong."""
+        kind = ColumnType.from_text(self.type)
+        mask = self.mask or (Mask.TOKEN if self.domain else Mask.KEEP)
+        sent_at = self.default == "sent_at" and kind.kind in (Kind.DATE, Kind.TIMESTAMPTZ)
+        column = Column(
+            name=name,
+            path=tuple(self.from_.split(".")),
+            type=kind,
+            required=self.required,
+            default=None if sent_at else self.default,
+            default_sent_at=sent_at,
+            parse=self.parse,
+            mask=mask,
+            domain=self.domain or "",
+            casefold=self.casefold,
+            strip_chars=self.strip_chars,
+        )
+        _check(column)
+        return column
+
+
+def _check(column: Column) -> None:
+    kind, mask = column.type, column.mask
+    if mask is Mask.TOKEN and not column.domain:
+        raise ValueError("mask = \"token\" needs a domain (columns that share a domain can be joined)")
+    if mask is not Mask.TOKEN and column.domain:
+        raise ValueError("a domain goes with mask = \"token\" only")
+    if column.required and (column.default is not None or column.default_sent_at):
+        raise ValueError("a required column cannot have a default")
+    if mask in (Mask.TOKEN, Mask.REDACT, Mask.SHA256_INSECURE):
+        _check_masked(column)
+    elif mask is Mask.KEEP and column.parse and kind.kind not in _PARSE_KINDS[column.parse]:
+        allowed = " or ".join(sorted(_PARSE_KINDS[column.parse]))
+        raise ValueError(f"parse = \"{column.parse}\" gives {allowed}")
+    if column.default is not None and not _fits(column):
+        raise ValueError("the default does not fit the type")
+
+
+def _check_masked(column: Column) -> None:
+    if not column.type.textual:
+        raise ValueError("a masked column holds text: type varchar(n) or text")
+    needed = {Mask.TOKEN: TOKEN_LENGTH, Mask.SHA256_INSECURE: _SHA256_HEX}.get(column.mask, 10)
+    if column.type.length is not None and column.type.length < needed:
+        raise ValueError(f"the mask needs varchar({needed}) or longer")
+    if column.parse not in (None, Parse.IP, Parse.TEXT):
+        raise ValueError("a masked column takes parse = \"ip\" or \"text\" only")
+    if column.default is not None or column.default_sent_at:
+        raise ValueError("a masked column cannot have a default")
+
+
+def _fits(column: Column) -> bool:
+    kinds = {
+        Kind.INTEGER: int, Kind.BIGINT: int, Kind.BOOLEAN: bool, Kind.TEXT: str, Kind.VARCHAR: str,
+    }  # fmt: skip
+    if type(column.default) is not kinds.get(column.type.kind):
+        return False
+    bound = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}.get(column.type.kind)
+    if bound is not None and isinstance(column.default, int):
+        return -bound <= column.default < bound
+    return column.type.length is None or len(str(column.default)) <= column.type.length
+
+
+def _login_columns() -> dict[str, ColumnConfig]:
+    ip = {"from": "ip", "type": "varchar(256)", "required": True, "parse": "ip", "mask": "token", "domain": "ip"}
+    device = {
+        "from": "device_id", "type": "varchar(256)", "required": True,
+        "parse": "text", "mask": "token", "domain": "device",
+    }  # fmt: skip
+    columns: dict[str, dict[str, Any]] = {
+        "user_id": {"from": "user_id", "type": "varchar(128)", "required": True},
+        "device_type": {"from": "device_type", "type": "varchar(32)"},
+        "masked_ip": ip,
+        "masked_device_id": device,
+        "locale": {"from": "locale", "type": "varchar(32)"},
+        "app_version": {"from": "app_version", "type": "integer", "parse": "version"},
+        "create_date": {"from": "create_date", "type": "date", "default": "sent_at"},
+    }
+    return {name: ColumnConfig.model_validate(column) for name, column in columns.items()}
+
+
+class Config(BaseSettings):
+    """The whole configuration; every option also as COATCHECK_SECTION__OPTION in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    source: SourceConfig = Field(default_factory=SourceConfig, description="where messages come from")
+    target: TargetConfig = Field(default_factory=TargetConfig, description="where rows go")
+    columns: dict[str, ColumnConfig] = Field(
+        default_factory=_login_columns, min_length=1, description="column = where it comes from and what happens to it"
+    )
+    batch: BatchConfig = Field(default_factory=BatchConfig, description="what one transaction takes")
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="how a message is known again")
+    keys: KeysConfig = Field(default_factory=KeysConfig, description="where the keys are")
+    masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
+    breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
+    run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
+
+    _file: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment outranks the file (which comes in as init values)."""
+        return EnvSettingsSource(settings_cls), init_settings
+
+    @field_validator("columns")
+    @classmethod
+    def _column_names(cls, columns: dict[str, ColumnConfig]) -> dict[str, ColumnConfig]:
+        for name, column in columns.items():
+            if not name.replace("_", "a").isalnum() or not name.isascii() or len(name) > 63 or name[0].isdigit():  # noqa: PLR2004
+                raise ValueError(f"\"{name}\" is no column name: letters, digits and _, at most 63")
+            try:
+                column.column(name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return columns
+
+    @model_validator(mode="after")
+    def _weak_modes(self) -> Self:
+        weak = [name for name, column in self.columns.items() if column.mask is Mask.SHA256_INSECURE]
+        if weak and not self.masking.allow_sha256_insecure:
+            raise ValueError(
+                f"{', '.join(weak)}: mask = \"sha256-insecure\" is refused unless [masking] allow_sha256_insecure = true"
+            )
+        if not any(column.mask is not Mask.DROP for column in self.columns.values()):
+            raise ValueError("columns: every column is dropped, nothing is left to store")
+        return self
+
+    def plan(self) -> tuple[Column, ...]:
+        """Return the columns in their configured order."""
+        return tuple(column.column(name) for name, column in self.columns.items())
+
+    def conninfo(self) -> str:
+        """Return the PostgreSQL connection string (empty: libpq's own PG* variables decide)."""
+        if self.target.dsn is not None:
+            return self.target.dsn.get_secret_value()
+        return os.environ.get("DATABASE_URL", "")
+
+
+def find_file(option: str | None) -> Path | None:
+    """Return the configuration file: the option, COATCHECK_CONFIG, ./coatcheck.toml if it exists, or None."""
+    named = option or os.environ.get(f"{PREFIX}CONFIG")
+    if named:
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.exists() else None
+
+
+def load(option: str | None = None) -> Config:
+    """Read the configuration; `option` is the file named on the command line, if any.
+
+    Raises ConfigError that lists everything that is wrong at once, by option name, never by value.
+    """
+    path = find_file(option)
+    values = _read(path) if path else {}
+    _refuse_unknown_variables()
+    try:
+        config = Config(**values)
+    except ValidationError as error:
+        raise _config_error(error, path) from None
+    except SettingsError:
+        raise ConfigError(
+            "a COATCHECK_ variable that holds a table is no JSON", hint="COATCHECK_COLUMNS takes a JSON object"
+        ) from None
+    if path and not config.keys.path.is_absolute():
+        keys = config.keys.model_copy(update={"path": path.parent / config.keys.path})
+        config = config.model_copy(update={"keys": keys})
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration file {path}", hint="write one with `coatcheck init`, or leave --config out"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(path)) from None
+
+
+def _toml_hint(path: Path) -> str:
+    try:
+        tomllib.loads(path.read_bytes().decode())
+    except tomllib.TOMLDecodeError as error:
+        return str(error).lower()
+    except UnicodeDecodeError:
+        return "the file must be UTF-8"
+    return ""
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Config.model_fields} | {f"{PREFIX}CONFIG"}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name.split("__")[0] not in known:
+            raise ConfigError(
+                f"unknown environment variable {name}",
+                hint=f"sections are {', '.join(sorted(Config.model_fields))}; write {PREFIX}SECTION__OPTION",
+            )
+
+
+def _config_error(error: ValidationError, path: Path | None) -> ConfigError:
+    found = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = "no such option"
+        found.append(f"{name}: {text}" if name else text)
+    where = str(path) if path else "the environment"
+    return ConfigError(
+        f"the configuration in {where} is wrong: " + "; ".join(found),
+        hint="docs/reference/configuration.md lists every option; `coatcheck init` writes a working file",
+    )

@@ -1,0 +1,128 @@
+"""Key files: written once and durably, read only if nobody else could have read or changed them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from coatcheck.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = 0o600
+"""Mode of a secret file."""
+
+PUBLIC = 0o644
+"""Mode of a file that others may read, but not change."""
+
+_FOLDER = 0o700
+_SIZE_LIMIT = 64 * 1024  # a key file has hundreds of bytes; anything else is the wrong file
+_LINK_ERRORS = {errno.ELOOP, errno.EMLINK}  # Linux and macOS, BSD
+
+
+def read_key_file(path: Path, mode: int, *, absent: str) -> bytes:
+    """Return the content of a key file whose mode should be `mode` (SECRET or PUBLIC).
+
+    Raises ConfigError if it is missing (with the hint `absent`), a symlink or no regular file, owned by
+    neither this user nor root, readable (SECRET) or writable (both) by others, or too large. What is
+    checked is what is read.
+    """
+    try:
+        # non-blocking: opening a pipe must not hang before it is refused
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        code = error.errno
+    else:
+        try:
+            _check(path, os.fstat(fd), mode)
+            return os.read(fd, _SIZE_LIMIT)
+        finally:
+            os.close(fd)
+    raise _open_failed(path, code, absent)
+
+
+def _open_failed(path: Path, code: int | None, absent: str) -> ConfigError:
+    if code in {errno.ENOENT, errno.ENOTDIR}:
+        return ConfigError(f"the key file {path} is missing", hint=absent)
+    if code in _LINK_ERRORS:
+        return ConfigError(
+            f"the key file {path} is a symlink",
+            hint="put the file itself there: where a link leads may change unseen",
+        )
+    name = errno.errorcode.get(code or 0, "unknown error")
+    return ConfigError(f"the key file {path} cannot be read ({name})", hint="run as the file's owner")
+
+
+def _check(path: Path, status: os.stat_result, mode: int) -> None:
+    quoted = shlex.quote(str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"the key file {path} is no regular file", hint="put the file itself there")
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise ConfigError(
+            f"the key file {path} belongs to neither this user nor root",
+            hint=f"run as its owner, or: chown {os.geteuid()} {quoted}",
+        )
+    loose = stat.S_IMODE(status.st_mode) & ~mode & 0o077
+    if loose:
+        done = "written" if loose & 0o022 else "read"
+        raise ConfigError(f"the key file {path} can be {done} by others", hint=f"chmod {mode:o} {quoted}")
+    if status.st_size >= _SIZE_LIMIT:
+        raise ConfigError(f"the key file {path} is too large for one", hint="put the right file there")
+
+
+def write_key_folder(folder: Path, files: dict[str, tuple[int, bytes]]) -> tuple[Path, ...]:
+    """Write `files` (name -> mode and content) into a new or empty folder (mode 0700); return their paths.
+
+    They are on the disk on return; if one cannot be written, none is left. Never overwrites. Raises
+    ConfigError.
+    """
+    written: list[Path] = []
+    try:
+        _make_folder(folder)
+        for name, (mode, data) in files.items():
+            _write_new(folder / name, mode, data, written)
+        _sync_folder(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "unknown error")
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        raise ConfigError(
+            f"the keyring {folder} cannot be written ({name})", hint="choose another folder"
+        ) from None
+    return tuple(written)
+
+
+def _make_folder(folder: Path) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir(mode=_FOLDER, parents=True)
+    if any(folder.iterdir()):
+        raise ConfigError(
+            f"the folder {folder} is not empty",
+            hint="keys are never overwritten: choose another folder, or use the keyring that is there",
+        )
+    folder.chmod(_FOLDER)
+
+
+def _write_new(path: Path, mode: int, data: bytes, written: list[Path]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    written.append(path)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, mode)  # whatever the umask left of it
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

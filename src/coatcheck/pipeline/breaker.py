@@ -1,0 +1,42 @@
+"""The breaker: when nearly everything is rejected, the fault is not in the messages. Stop before the queue is emptied
+into quarantine."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from coatcheck.errors import RefusedError
+
+
+class Breaker:
+    """Watches the share of rejects among the latest `window` messages, and the run of rejects without a good one."""
+
+    def __init__(self, *, ratio: float, window: int, run: int) -> None:
+        self._ratio, self._run_limit = ratio, run
+        self._latest: deque[bool] = deque(maxlen=window)
+        self._rejects = 0
+        self._run = 0
+
+    def observe(self, *, rejected: bool) -> None:
+        """Take note of one message. Raises RefusedError when the breaker opens."""
+        latest = self._latest
+        if len(latest) == latest.maxlen:
+            self._rejects -= latest[0]
+        latest.append(rejected)
+        if not rejected:
+            self._run = 0
+            return
+        self._rejects += 1
+        self._run += 1
+        if self._run >= self._run_limit:
+            raise self._open(f"{self._run} messages in a row were rejected")
+        if len(latest) == latest.maxlen and self._rejects >= self._ratio * len(latest):
+            raise self._open(f"{self._rejects} of the last {len(latest)} messages were rejected")
+
+    @staticmethod
+    def _open(what: str) -> RefusedError:
+        return RefusedError(
+            f"the breaker is open: {what}",
+            hint="nothing of this batch was acked; see the reasons with `coatcheck quarantine list`, "
+            "mend [columns] or the producer, or widen [breaker]",
+        )

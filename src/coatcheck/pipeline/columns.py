@@ -1,0 +1,103 @@
+"""What a column is: where its value comes from, its type, and what happens to it on the way.
+
+Pure values, shared by the configuration (which builds them), the stages (which obey them) and the sink (which writes
+them). The grammar of types and paths lives here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_TYPE = re.compile(r"(?P<kind>[a-z]+)(?:\((?P<length>[1-9][0-9]{0,7})\))?")
+TOKEN_LENGTH = 69
+"""The longest token there is, in characters: `pt1_` + domain 16 + `_` + key id 7 + `_` + 40."""
+
+
+class Kind(StrEnum):
+    """The column types that coatcheck writes; the value is PostgreSQL's own name."""
+
+    VARCHAR = "varchar"
+    TEXT = "text"
+    INTEGER = "integer"
+    BIGINT = "bigint"
+    NUMERIC = "numeric"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMPTZ = "timestamptz"
+    JSONB = "jsonb"
+
+
+class Parse(StrEnum):
+    """How a field is read before it is stored or masked."""
+
+    IP = "ip"
+    TEXT = "text"
+    VERSION = "version"
+    TIMESTAMP = "timestamp"
+
+
+class Mask(StrEnum):
+    """What happens to a field's value at the door."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a mask mode
+    REDACT = "redact"
+    DROP = "drop"
+    KEEP = "keep"
+    SHA256_INSECURE = "sha256-insecure"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """A PostgreSQL type: its kind and, for varchar, its length in characters."""
+
+    kind: Kind
+    length: int | None = None
+
+    @classmethod
+    def from_text(cls, text: str) -> ColumnType:
+        """Read `varchar(128)`, `integer`, ...; raises ValueError for anything else."""
+        match = _TYPE.fullmatch(text.strip().lower())
+        if match is None or match["kind"] not in set(Kind):
+            raise ValueError(f"unknown type: one of {', '.join(Kind)} (varchar takes a length)")
+        kind, length = Kind(match["kind"]), match["length"]
+        if (kind is Kind.VARCHAR) is not (length is not None):
+            raise ValueError("varchar takes a length, as in varchar(128); no other type does")
+        return cls(kind, int(length) if length else None)
+
+    @property
+    def sql(self) -> str:
+        """The type as PostgreSQL's DDL writes it."""
+        return f"{self.kind}({self.length})" if self.length else str(self.kind)
+
+    @property
+    def textual(self) -> bool:
+        """Whether the column holds text, which every mask mode but `keep` and `drop` needs."""
+        return self.kind in (Kind.VARCHAR, Kind.TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the target table and the field it is filled from.
+
+    `path` is the field's name, split at the dots (`a.b.c` reads `{"a": {"b": {"c": ...}}}`). `default` fills an absent
+    or null field; with `default_sent_at` that is the message's send time (UTC).
+    """
+
+    name: str
+    path: tuple[str, ...]
+    type: ColumnType
+    required: bool = False
+    default: str | int | bool | None = None
+    default_sent_at: bool = False
+    parse: Parse | None = None
+    mask: Mask = Mask.KEEP
+    domain: str = ""
+    casefold: bool = False
+    strip_chars: str = ""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the target table has this column (a dropped one is checked, then forgotten)."""
+        return self.mask is not Mask.DROP

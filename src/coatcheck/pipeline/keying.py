@@ -1,0 +1,97 @@
+"""Which message is this? The 16-byte key and the slot under which the ledger remembers it.
+
+Three ways, by configuration: `message_id` (SQS's own; genuine repeats of an event are separate messages), `content`
+(the same body is the same message, whoever sent it and whenever), `field:NAME` (the producer's own event id). Content
+and field values enter the ledger only as keyed hashes.
+
+An `origin` attribute outranks the message id: `redrive` sets it so that a message keeps its identity though SQS gives
+it a new id, and `send` sets it so that sending a file again adds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from coatcheck.keys.forms import FormError, text_v1
+from coatcheck.keys.tokens import Tokenizer
+from coatcheck.pipeline.decode import JsonObject
+from coatcheck.pipeline.message import Message
+
+SLOTS = 64
+"""The ledger is a ring of 64 daily partitions; a message's slot is its send date modulo 64."""
+
+FOREVER = -1
+"""The slot of keys that are not bound to a send date: content, field, and the sender's own keys."""
+
+ORIGIN_ATTRIBUTE = "coatcheck-origin"
+_DAY_MS = 86_400_000
+_HEX_UUID = 36
+
+Keyer = Callable[[Message, JsonObject | None], tuple[bytes, int]]
+
+
+def origin_of(message: Message) -> str:
+    """Return the attribute by which a redriven copy of `message` keeps its identity."""
+    return message.origin or f"id:{message.message_id}:{message.sent_ms}"
+
+
+def origin_for_body(body: str, repeat: int) -> str:
+    """Return the attribute for the `repeat`-th time that `body` stands in a file that is sent."""
+    digest = hashlib.sha256(f"{repeat}\n{body}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"key:{digest[:32]}"
+
+
+def message_id_key(message_id: str) -> bytes:
+    """Return the 16 bytes of a UUID, or of the hash of an id that is none (SQS promises no form)."""
+    if len(message_id) == _HEX_UUID:
+        try:
+            key = bytes.fromhex(message_id.replace("-", ""))
+        except ValueError:
+            key = b""
+        if len(key) == 16:  # noqa: PLR2004 - a UUID
+            return key
+    return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def keyer(mode: str, tokenizer: Tokenizer) -> Keyer:
+    """Build the function that gives a message's (key, slot); `mode` as in `[ledger] key`."""
+    sender_key = tokenizer.ledger_key("sender")
+    content_key = tokenizer.ledger_key("content")
+
+    def by_origin(origin: str) -> tuple[bytes, int] | None:
+        kind, _, rest = origin.partition(":")
+        if kind == "key" and rest:
+            return sender_key(rest.encode("utf-8", "surrogatepass")), FOREVER
+        message_id, _, sent_ms = rest.rpartition(":")
+        if kind == "id" and message_id and sent_ms.isascii() and sent_ms.isdigit() and len(sent_ms) < 16:  # noqa: PLR2004
+            return message_id_key(message_id), int(sent_ms) // _DAY_MS % SLOTS
+        return None
+
+    def by_message_id(message: Message, _: JsonObject | None) -> tuple[bytes, int]:
+        if message.origin is not None and (known := by_origin(message.origin)) is not None:
+            return known
+        return message_id_key(message.message_id), message.sent_ms // _DAY_MS % SLOTS
+
+    def by_content(message: Message, _: JsonObject | None) -> tuple[bytes, int]:
+        return content_key(message.body.encode("utf-8", "surrogatepass")), FOREVER
+
+    if mode == "message_id":
+        return by_message_id
+    return by_content if mode == "content" else _by_field(mode.removeprefix("field:"), tokenizer, by_message_id)
+
+
+def _by_field(name: str, tokenizer: Tokenizer, otherwise: Keyer) -> Keyer:
+    path = tuple(name.split("."))
+    field_key = tokenizer.ledger_key(f"field:{name}")
+
+    def by_field(message: Message, value: JsonObject | None) -> tuple[bytes, int]:
+        field: object = value
+        for part in path:
+            field = field.get(part) if isinstance(field, dict) else None
+        try:
+            return field_key(text_v1(field)), FOREVER
+        except FormError:  # no such field: the message is itself, whatever else the stages say of it
+            return otherwise(message, value)
+
+    return by_field

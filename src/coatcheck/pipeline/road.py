@@ -1,0 +1,56 @@
+"""The three pure stages in a row: a message becomes a masked row, or a reject with its body sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coatcheck.keys.tokens import Tokenizer
+from coatcheck.pipeline.columns import Column, Kind
+from coatcheck.pipeline.decode import decoder
+from coatcheck.pipeline.keying import keyer
+from coatcheck.pipeline.mask import masker
+from coatcheck.pipeline.message import Message, Reason, Reject, Rejected, Row, Value
+from coatcheck.pipeline.ports import BodySealer
+from coatcheck.pipeline.validate import validator
+
+_EXACT = (Kind.NUMERIC, Kind.JSONB)
+
+
+class Road:
+    """Decode, validate and mask by the plan of `columns`; key every message by `ledger_key`; seal what is rejected."""
+
+    def __init__(
+        self, *, columns: Sequence[Column], tokenizer: Tokenizer, sealer: BodySealer, ledger_key: str = "message_id"
+    ) -> None:
+        self.decode = decoder(exact=any(column.type.kind in _EXACT for column in columns))
+        self._validate = validator(columns)
+        self._mask = masker(columns, tokenizer)
+        self._key = keyer(ledger_key, tokenizer)
+        self._sealer = sealer
+
+    def travel(self, message: Message) -> Row | Rejected:
+        """Take one message to the end of the road. Never raises for what a message holds."""
+        value = self.decode(message.body)
+        if type(value) is Reject:
+            key, slot = self._key(message, None)
+            return self._rejected(message, key, slot, value)
+        key, slot = self._key(message, value)  # type: ignore[arg-type]  # narrowed by the line above
+        row = self.values(value, message.sent_ms)  # type: ignore[arg-type]
+        if type(row) is tuple:
+            return Row(message, key, slot, row)
+        return self._rejected(message, key, slot, row)  # type: ignore[arg-type]
+
+    def values(self, value: dict[str, object], sent_ms: int) -> tuple[Value, ...] | Reject:
+        """Validate and mask one decoded object: the stored columns' values, or the reject."""
+        record = self._validate(value, sent_ms)
+        return self._mask(record) if type(record) is list else record  # type: ignore[return-value]
+
+    def refuse(self, row: Row, sqlstate: str) -> Rejected:
+        """Turn a row that the database refused into a reject."""
+        return self._rejected(row.message, row.key, row.slot, Reject(Reason.REFUSED_BY_DATABASE, sqlstate))
+
+    def _rejected(self, message: Message, key: bytes, slot: int, reject: Reject) -> Rejected:
+        body = message.body.encode("utf-8", "surrogatepass")
+        return Rejected(message, key, slot, reject, self._sealer.seal(body, key))
+
+

@@ -1,0 +1,235 @@
+"""The runner: receive -> travel -> write -> ack, in batches, with a place for every message at every moment.
+
+A message is acked only after `sink.write` has returned, that is after its commit. Whatever fails before that leaves
+the message in flight; it comes back by release or by its visibility timeout, and the ledger knows whether it has had
+its effect. There is one task a batch, none a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import asdict, dataclass
+
+from coatcheck.pipeline.breaker import Breaker
+from coatcheck.pipeline.message import Batch, Depth, Message, Rejected
+from coatcheck.pipeline.ports import BodySealer, Sink, Source
+from coatcheck.pipeline.road import Road
+
+_log = logging.getLogger(__name__)
+_IDLE_S = 0.25
+_QUIET_LOOKS = 2  # the queue's counts are approximate; once is chance
+_MARGIN_S = 5.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time."""
+
+    received: int = 0
+    loaded: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    acked: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the fields by name, seconds rounded to milliseconds."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What closes a batch (messages, body bytes, seconds since its first message), and how a run ends.
+
+    `writers` batches are written at once. `drain_s` is the deadline for work in progress after a stop.
+    """
+
+    messages: int = 1000
+    bytes: int = 16 * 2**20
+    seconds: float = 0.2
+    writers: int = 2
+    drain_s: float = 25.0
+
+
+class Runner:
+    """Moves messages from a source to a sink until stopped, or until the queue stays empty."""
+
+    def __init__(
+        self, *, source: Source, sink: Sink, road: Road, sealer: BodySealer, breaker: Breaker, limits: Limits
+    ) -> None:
+        self._source, self._sink, self._road, self._sealer = source, sink, road, sealer
+        self._breaker, self._limits = breaker, limits
+        self._stopping = asyncio.Event()
+        self._writers = asyncio.Semaphore(limits.writers)
+        self._work: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._reset()
+        self.counts = Counts()
+
+    def _reset(self) -> None:
+        self._batch = Batch()
+        self._bytes = 0
+        self._since = 0.0
+
+    def stop(self) -> None:
+        """Ask the run to end: no more receiving, finish what is in progress, release the rest."""
+        self._stopping.set()
+
+    async def run(self, *, drain: bool = False) -> Counts:
+        """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
+        started = time.monotonic()
+        try:
+            await self._source.start()
+            await self._take_in(drain=drain)
+            await self._source.quiesce()
+            await self._finish()
+        finally:
+            await self._abandon()
+            self.counts.seconds = time.monotonic() - started
+        if self._failure is not None:
+            raise self._failure
+        return self.counts
+
+    async def _take_in(self, *, drain: bool) -> None:
+        """Take messages in until the run is over; a stop also ends the wait for a free writer."""
+        intake = asyncio.create_task(self._until_stopped(drain=drain))
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        intake.cancel()
+        stopped.cancel()
+        (error, _) = await asyncio.gather(intake, stopped, return_exceptions=True)
+        if isinstance(error, Exception):  # the open batch is dropped; its messages go back with the source's close
+            self._failure = self._failure or error
+            self._reset()
+
+    async def _until_stopped(self, *, drain: bool) -> None:
+        quiet = _Quiet(self._source.visibility_s + _MARGIN_S)
+        while True:
+            messages = await self._source.receive(self._patience())
+            self._take(messages)
+            if self._due():
+                await self._dispatch()
+            if messages:
+                quiet.reset()
+            elif drain and not len(self._batch) and not self._work and quiet.enough(await self._source.depth()):
+                return
+
+    def _patience(self) -> float:
+        """How long to wait for more, in seconds: until the open batch is due."""
+        if not len(self._batch):
+            return _IDLE_S
+        return max(0.0, self._since + self._limits.seconds - time.monotonic())
+
+    def _due(self) -> bool:
+        count = len(self._batch)
+        if not count:
+            return False
+        limits = self._limits
+        return count >= limits.messages or self._bytes >= limits.bytes or self._patience() <= 0.0
+
+    def _take(self, messages: list[Message]) -> None:
+        """Send messages down the road into the open batch; all of one receive share a batch, which keeps their order."""
+        if not messages:
+            return
+        batch = self._batch
+        if not len(batch):
+            self._since = time.monotonic()
+        self.counts.received += len(messages)
+        travel, observe = self._road.travel, self._breaker.observe
+        for message in messages:
+            self._bytes += len(message.body)
+            entry = travel(message)
+            rejected = type(entry) is Rejected
+            observe(rejected=rejected)
+            (batch.rejected if rejected else batch.rows).append(entry)  # type: ignore[attr-defined]
+
+    async def _dispatch(self) -> None:
+        """Hand the open batch to a writer as soon as one is free."""
+        await self._writers.acquire()
+        batch = self._batch
+        self._reset()
+        task = asyncio.create_task(self._carry(batch))
+        self._work.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self.stop()
+
+    async def _carry(self, batch: Batch) -> None:
+        """Write one batch, then ack its messages."""
+        try:
+            await self._write(batch)
+        finally:
+            self._writers.release()
+        messages = [entry.message for entry in (*batch.rows, *batch.rejected)]
+        failed = await self._source.ack(messages)
+        self.counts.acked += len(messages) - failed
+
+    async def _write(self, batch: Batch) -> None:
+        self._add_data_keys(batch)
+        outcome = await self._sink.write(batch)
+        self.counts.loaded += outcome.loaded
+        self.counts.rejected += outcome.quarantined
+        self.counts.duplicates += outcome.duplicates
+        if outcome.refused:
+            for _ in outcome.refused:
+                self._breaker.observe(rejected=True)
+            await self._write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
+
+    def _add_data_keys(self, batch: Batch) -> None:
+        used = {entry.sealed.dek_id for entry in batch.rejected}
+        batch.data_keys = [self._sealer.data_key(dek_id) for dek_id in used]
+
+    async def _finish(self) -> None:
+        """Take what the queue had already handed over, and wait for the writers, within the deadline."""
+        try:
+            async with asyncio.timeout(self._limits.drain_s):
+                while self._failure is None and (messages := await self._source.receive(0.0)):
+                    self._take(messages)
+                    if self._due():
+                        await self._dispatch()
+                if len(self._batch) and self._failure is None:
+                    await self._dispatch()
+                while self._work:
+                    await asyncio.wait(self._work)
+        except TimeoutError:
+            _log.warning("the deadline has passed; unfinished messages go back to the queue")
+
+    async def _abandon(self) -> None:
+        """Cancel what is left; closing the source gives its messages back."""
+        work = list(self._work)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self._source.close()
+        await self._sink.close()
+
+
+class _Quiet:
+    """Decides when a queue stays empty: nothing left on `_QUIET_LOOKS` looks in a row.
+
+    Messages that somebody else holds in flight are waited for, `patience` seconds at most without any change: by then
+    a dead holder's messages have become visible again, and a living holder loads them itself.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self.reset()
+
+    def reset(self) -> None:
+        self._looks = 0
+        self._since: float | None = None
+
+    def enough(self, depth: Depth) -> bool:
+        self._looks = 0 if depth.total else self._looks + 1
+        if self._looks >= _QUIET_LOOKS:
+            return True
+        now = time.monotonic()
+        if depth.visible or depth.delayed or self._since is None:
+            self._since = now
+        return now - self._since > self._patience

@@ -1,0 +1,279 @@
+"""Stage 2: a JSON object becomes a record, the values of all columns in order; or a reject.
+
+Everything PostgreSQL would refuse is refused here first: lengths, ranges, NUL, lone surrogates. A masked column's
+value only has its presence checked; its canonical form decides in the mask stage.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Any
+
+import msgspec
+
+from coatcheck.keys.forms import FormError, ip_v1
+from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
+from coatcheck.pipeline.decode import JsonObject
+from coatcheck.pipeline.message import Reason, Reject, Value
+
+Record = list[Value]
+Convert = Callable[[Any], Value]
+
+_INTEGER = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?", re.ASCII)
+_EPOCH = date(1970, 1, 1)
+_DIGITS = 1000  # PostgreSQL's numeric goes further; no honest message does
+_YEAR_10000_S = 253_402_300_800
+_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class _Refused(Exception):  # noqa: N818 - not an error: the way a reject leaves a conversion
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+
+
+@lru_cache(maxsize=64)
+def sent_date(day: int) -> date:
+    """Return the UTC date of the `day`-th day since 1970."""
+    return _EPOCH + timedelta(days=day)
+
+
+@lru_cache(maxsize=4096)
+def version_code(text: str) -> int:
+    """Return major*10^6 + minor*10^3 + patch: no two versions share a code, order is kept, int4 holds it.
+
+    Two or three parts; minor and patch up to 999, major up to 2147. Raises ValueError otherwise.
+    """
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        raise ValueError
+    major, minor, patch = match.groups(default="0")
+    code = int(major) * 1_000_000 + int(minor) * 1_000 + int(patch)
+    if code >= _INTEGER[Kind.INTEGER]:
+        raise ValueError
+    return code
+
+
+def _version(value: Any) -> int:
+    if type(value) is not str:
+        raise _Refused(Reason.WRONG_TYPE)
+    try:
+        return version_code(value)
+    except ValueError:
+        raise _Refused(Reason.NOT_A_VERSION) from None
+
+
+def storable(text: str) -> bool:
+    """Whether PostgreSQL can store the text: no NUL, no lone surrogate."""
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(limit: int | None, *, numbers: bool) -> Convert:
+    def convert(value: Any) -> str:
+        if type(value) is int and numbers:
+            value = _decimal_text(value)
+        elif type(value) is not str:
+            raise _Refused(Reason.WRONG_TYPE)
+        if limit is not None and len(value) > limit:
+            raise _Refused(Reason.TOO_LONG)
+        if not storable(value):
+            raise _Refused(Reason.INVALID_TEXT)
+        return str(value)
+
+    return convert
+
+
+def _decimal_text(value: int) -> str:
+    if abs(value) >= 10**_DIGITS:
+        raise _Refused(Reason.OUT_OF_RANGE)
+    return str(value)
+
+
+def _ip(value: Any) -> str:
+    if type(value) is not str:
+        raise _Refused(Reason.WRONG_TYPE)
+    try:
+        address = IPv6Address(ip_v1(value))
+    except FormError as error:
+        raise _Refused(error.reason) from None
+    return str(address.ipv4_mapped or address)
+
+
+def _integer(kind: Kind) -> Convert:
+    bound = _INTEGER[kind]
+
+    def convert(value: Any) -> int:
+        if type(value) is not int:  # bool is an int to Python, not to us
+            raise _Refused(Reason.WRONG_TYPE)
+        if not -bound <= value < bound:
+            raise _Refused(Reason.OUT_OF_RANGE)
+        return value
+
+    return convert
+
+
+def _numeric(value: Any) -> str:
+    if type(value) is int:
+        return _decimal_text(value)
+    if type(value) is float and math.isfinite(value):
+        value = Decimal(repr(value))
+    if type(value) is not Decimal:
+        raise _Refused(Reason.OUT_OF_RANGE if type(value) is float else Reason.WRONG_TYPE)
+    if not value.is_finite() or len(value.as_tuple().digits) > _DIGITS or abs(value.adjusted()) > _DIGITS:
+        raise _Refused(Reason.OUT_OF_RANGE)
+    return str(value)
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _Refused(Reason.WRONG_TYPE)
+    return value
+
+
+def _moment(value: Any) -> datetime:
+    if type(value) is not str:
+        raise _Refused(Reason.WRONG_TYPE)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+    if moment.tzinfo is None:  # a wall clock without a zone is no moment
+        raise _Refused(Reason.NOT_A_TIMESTAMP)
+    return _utc(moment)
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # within hours of year 1 or 9999
+        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+
+
+def _timestamp(value: Any) -> datetime:
+    """Take RFC 3339 text, or seconds or milliseconds since 1970 (told apart by the year 10000)."""
+    if type(value) is str:
+        return _moment(value)
+    if type(value) not in (int, float, Decimal):
+        raise _Refused(Reason.WRONG_TYPE)
+    if not 0 <= value < _YEAR_10000_S * 1000:  # NaN fails here too
+        raise _Refused(Reason.NOT_A_TIMESTAMP)
+    seconds = value if value < _YEAR_10000_S else value / 1000
+    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=float(seconds))
+
+
+def _date(value: Any) -> date:
+    if type(value) is not str:
+        raise _Refused(Reason.WRONG_TYPE)
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+
+
+def _jsonb(value: Any) -> str:
+    try:
+        text = _json(value).decode()
+    except (UnicodeEncodeError, ValueError, RecursionError, msgspec.MsgspecError, OverflowError):
+        raise _Refused(Reason.INVALID_TEXT) from None
+    if "\\u0000" in text and "\0" in _texts(value):
+        raise _Refused(Reason.INVALID_TEXT)
+    return text
+
+
+def _texts(value: Any) -> str:
+    """All keys and texts of a JSON value, joined."""
+    if isinstance(value, dict):
+        return "".join(key + _texts(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return "".join(map(_texts, value))
+    return value if isinstance(value, str) else ""
+
+
+def _unchanged(value: Any) -> Value:
+    return value  # type: ignore[no-any-return]  # any JSON value is a Value until the mask stage has seen it
+
+
+def _conversion(column: Column) -> Convert:
+    kind = column.type.kind
+    if column.mask is not Mask.KEEP:
+        return _unchanged
+    by_parse: dict[Parse, Convert] = {
+        Parse.VERSION: _version,
+        Parse.IP: _ip,
+        Parse.TEXT: _text(column.type.length, numbers=True),
+        Parse.TIMESTAMP: (lambda value: _timestamp(value).date()) if kind is Kind.DATE else _timestamp,
+    }
+    if column.parse is not None:
+        return by_parse[column.parse]
+    by_kind: dict[Kind, Convert] = {
+        Kind.INTEGER: _integer(Kind.INTEGER),
+        Kind.BIGINT: _integer(Kind.BIGINT),
+        Kind.NUMERIC: _numeric,
+        Kind.BOOLEAN: _boolean,
+        Kind.DATE: _date,
+        Kind.TIMESTAMPTZ: _moment,
+        Kind.JSONB: _jsonb,
+    }
+    return by_kind.get(kind) or _text(column.type.length, numbers=False)
+
+
+def _walk(value: JsonObject, path: tuple[str, ...]) -> Any:
+    inner: Any = value
+    for name in path:
+        if type(inner) is not dict:
+            return None
+        inner = inner.get(name)
+    return inner
+
+
+def _default(column: Column) -> Callable[[int], Value]:
+    if not column.default_sent_at:
+        return lambda _: column.default
+    if column.type.kind is Kind.DATE:
+        return lambda sent_ms: sent_date(sent_ms // 86_400_000)
+    return lambda sent_ms: datetime.fromtimestamp(sent_ms / 1000, UTC)
+
+
+def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record | Reject]:
+    """Build the validate stage for `columns`.
+
+    It takes the decoded object and the message's send time (ms since 1970) and returns the values in column order
+    (null and absent fields as None or the default), or the reject with the column's name in its detail.
+    """
+    steps = tuple(
+        (c.name, c.path[0], c.path if len(c.path) > 1 else None, _conversion(c), c.required, _default(c))
+        for c in columns
+    )
+
+    def validate(value: JsonObject, sent_ms: int) -> Record | Reject:
+        record: Record = []
+        add, get = record.append, value.get
+        name = ""
+        try:
+            for name, key, path, convert, required, default in steps:  # noqa: B007 - named in the reject
+                field = get(key) if path is None else _walk(value, path)
+                if field is not None:
+                    add(convert(field))
+                elif required:
+                    return Reject(Reason.MISSING_FIELD, name)
+                else:
+                    add(default(sent_ms))
+        except _Refused as refused:
+            return Reject(refused.reason, name)
+        return record
+
+    return validate

@@ -1,0 +1,1 @@
+"""The PostgreSQL sink: arrays, the sink itself, schema, quarantine."""

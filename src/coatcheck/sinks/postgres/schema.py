@@ -1,0 +1,217 @@
+"""The database's side of the contract: create it (`migrate`) and hold it against what is needed (`check`, `run`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.pipeline.columns import Column, ColumnType, Kind
+from coatcheck.sinks.postgres.sink import conninfo, table_identifier
+from coatcheck.sinks.postgres.sqlstate import stop_error
+from coatcheck.sql import migrations, newest, query
+
+_log = logging.getLogger(__name__)
+_LOCK = 0x636F6174  # "coat": the advisory lock that makes migrations take turns
+_SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS coatcheck;
+CREATE TABLE IF NOT EXISTS coatcheck.migration (
+    version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())
+"""
+_SPELLED = {"character varying": "varchar", "timestamp with time zone": "timestamptz"}
+_WIDER = {
+    Kind.VARCHAR: {"text", "varchar"},
+    Kind.TEXT: {"varchar"},
+    Kind.INTEGER: {"bigint", "numeric"},
+    Kind.BIGINT: {"numeric"},
+    Kind.NUMERIC: {"numeric"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What `migrate` did: names of the migrations applied, whether the target table was created, ledger slots pruned."""
+
+    applied: tuple[str, ...] = ()
+    created_table: bool = False
+    pruned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What the database looks like to this user: schema version (None: never migrated) and everything that is wrong.
+
+    A finding is (what is wrong, what to do about it).
+    """
+
+    version: int | None
+    server: str
+    findings: tuple[tuple[str, str], ...] = field(default=())
+
+
+def connect(dsn: str) -> psycopg.Connection[Any]:
+    """Open a connection in autocommit mode. Raises UnreachableError, ConfigError."""
+    try:
+        return psycopg.connect(conninfo(dsn), autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        raise stop_error(error, "connect to the database") from None
+
+
+def migrate(dsn: str, table: str, columns: Sequence[Column]) -> Migrated:
+    """Bring coatcheck's schema to the newest version and create the target table where there is none.
+
+    Each migration is one transaction; runs take turns by an advisory lock. Raises UnreachableError, ConfigError.
+    """
+    with connect(dsn) as connection:
+        try:
+            return _migrate(connection, table, columns)
+        except psycopg.Error as error:
+            raise stop_error(error, "migrate the database") from None
+
+
+def _migrate(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> Migrated:
+    applied = []
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        if _version(connection) is None:
+            connection.execute(_SCHEMA)
+        at = _version(connection) or 0
+        if at > newest():
+            raise _too_new(at)
+        for version, name, text in migrations():
+            if version > at:
+                connection.execute(text)  # type: ignore[call-overload]  # our own file, no user's text
+                connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
+                applied.append(name)
+        created = not _table_columns(connection, table)
+        if created:
+            connection.execute(_create_table(table, columns))
+    pruned = connection.execute("SELECT coatcheck.prune()").fetchone()
+    return Migrated(tuple(applied), created, pruned[0] if pruned else 0)
+
+
+def _too_new(at: int) -> CoatcheckError:
+    return ConfigError(
+        f"the schema of the database is at {at:04}, this version knows up to {newest():04}",
+        hint="install a newer coatcheck; an older one must not write here",
+    )
+
+
+def _create_table(table: str, columns: Sequence[Column]) -> sql.Composed:
+    body = sql.SQL(",\n    ").join(
+        sql.SQL("{} " + column.type.sql).format(sql.Identifier(column.name)) for column in columns if column.stored
+    )
+    return sql.SQL("CREATE TABLE IF NOT EXISTS {} (\n    {}\n)").format(table_identifier(table), body)
+
+
+def _version(connection: psycopg.Connection[Any]) -> int | None:
+    found = connection.execute("SELECT to_regclass('coatcheck.migration') IS NOT NULL").fetchone()
+    if not found or not found[0]:
+        return None
+    version = connection.execute("SELECT coalesce(max(version), 0) FROM coatcheck.migration").fetchone()
+    return int(version[0]) if version else None
+
+
+def _table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
+    quoted = table_identifier(table).as_string(connection)
+    return connection.execute(query("table_columns"), {"table": quoted}).fetchall()
+
+
+def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
+    """Hold the database against what the road needs, and report everything at once.
+
+    Raises UnreachableError when it cannot be asked at all.
+    """
+    with connect(dsn) as connection:
+        server = f"PostgreSQL {connection.info.server_version // 10000}"
+        try:
+            findings: list[tuple[str, str]] = []
+            version = _readable_version(connection, findings)
+            actual = _table_columns(connection, table)
+            findings += table_findings(table, columns, actual)
+            if version is not None:
+                quoted = table_identifier(table).as_string(connection)
+                rows = connection.execute(query("privileges"), {"table": quoted}).fetchall()
+                findings += [
+                    (f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
+                    for verb, name in rows
+                ]
+        except psycopg.Error as error:
+            raise stop_error(error, "inspect the database") from None
+    return SchemaState(version, server, tuple(findings))
+
+
+def _readable_version(connection: psycopg.Connection[Any], findings: list[tuple[str, str]]) -> int | None:
+    try:
+        version = _version(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        findings.append(
+            ("this user cannot read the schema coatcheck",
+             "GRANT USAGE ON SCHEMA coatcheck TO ...; GRANT SELECT ON coatcheck.migration TO ...")
+        )  # fmt: skip
+        return None
+    if version is None:
+        findings.append(("the schema coatcheck is missing", "run `coatcheck migrate`"))
+    elif version < newest():
+        findings.append(
+            (f"the schema is at {version:04}, this version needs {newest():04}",
+             "run `coatcheck migrate` (safe while workers run)")
+        )  # fmt: skip
+    elif version > newest():
+        findings.append((_too_new(version).message, _too_new(version).hint))
+    return version
+
+
+def table_findings(
+    table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]
+) -> list[tuple[str, str]]:
+    """Return how the target table differs from the configured columns, as (what, what to do)."""
+    if not actual:
+        return [(f"the target table {table} is missing", "run `coatcheck migrate`, or create it")]
+    types = {name: text for name, text, _ in actual}
+    stored = [column for column in columns if column.stored]
+    findings = []
+    for column in stored:
+        if column.name not in types:
+            findings.append(
+                (f"{table} has no column {column.name}",
+                 f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type.sql}, or leave it out of [columns]")
+            )  # fmt: skip
+        elif not _holds(types[column.name], column.type):
+            findings.append(
+                (f"{table}.{column.name} is {types[column.name]}, [columns] says {column.type.sql}",
+                 "change the table or the configuration")
+            )  # fmt: skip
+    named = {column.name for column in stored}
+    findings += [
+        (f"{table}.{name} is NOT NULL without a default, and [columns] does not fill it", "fill it, or give it a default")
+        for name, _, needed in actual
+        if needed and name not in named
+    ]
+    return findings
+
+
+def _holds(actual: str, wanted: ColumnType) -> bool:
+    """Whether a column of type `actual` (as format_type writes it) takes every value of type `wanted`."""
+    base, _, rest = actual.partition("(")
+    base = _SPELLED.get(base.strip(), base.strip())
+    length = int(rest.rstrip(")").split(",")[0]) if rest and base == "varchar" else None
+    if base == wanted.kind or base in _WIDER.get(wanted.kind, ()):
+        if base == "numeric":
+            return not rest
+        return length is None or (wanted.length is not None and length >= wanted.length)
+    return False
+
+
+def verify(dsn: str, table: str, columns: Sequence[Column]) -> None:
+    """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
+    state = inspect(dsn, table, columns)
+    if state.findings:
+        what, hint = state.findings[0]
+        more = f" (and {len(state.findings) - 1} more: `coatcheck check`)" if len(state.findings) > 1 else ""
+        raise ConfigError(what + more, hint=hint)

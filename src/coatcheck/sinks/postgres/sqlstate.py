@@ -1,0 +1,66 @@
+"""What a database error means for the batch, by SQLSTATE (PostgreSQL documentation, appendix A).
+
+Only the code, and names of constraints, tables and privileges, leave this module: PostgreSQL's texts quote values.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import psycopg
+
+from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
+
+
+class Verdict(Enum):
+    """What to do after an error."""
+
+    RETRY = auto()
+    """The same batch may succeed later."""
+    BISECT = auto()
+    """A row is at fault: find it, quarantine it, commit the rest."""
+    STOP = auto()
+    """Nothing will succeed until somebody mends the database or the configuration."""
+
+
+_RETRY = ("08", "40", "53", "55", "57", "58")
+_BISECT = ("21", "22", "23", "44", "54", "P0")
+_READ_ONLY = "25006"
+
+_HINTS = {
+    "42501": "grant the privilege, or run `coatcheck migrate` as the owner; `coatcheck check` lists what is missing",
+    "42P01": "run `coatcheck migrate` (safe while workers run)",
+    "42703": "the table differs from [columns]; `coatcheck check` shows how",
+    "42804": "the table differs from [columns]; `coatcheck check` shows how",
+    "3F000": "run `coatcheck migrate` (safe while workers run)",
+    "3D000": "create the database, or correct [target] dsn",
+    "28P01": "the user name or password is wrong: see [target] dsn, DATABASE_URL, PGUSER and PGPASSWORD",
+    "28000": "this user may not connect: see the server's pg_hba.conf",
+}
+
+
+def sqlstate_of(error: psycopg.Error) -> str:
+    """Return the SQLSTATE, or 08006 for an error without one (a connection that was cut has none)."""
+    return error.sqlstate or "08006"
+
+
+def verdict(sqlstate: str) -> Verdict:
+    """Return what to do after an error with this SQLSTATE."""
+    if sqlstate == _READ_ONLY or sqlstate[:2] in _RETRY:
+        return Verdict.RETRY
+    return Verdict.BISECT if sqlstate[:2] in _BISECT else Verdict.STOP
+
+
+def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
+    """Return our error for a database error while doing `action`; it names codes and objects, never values."""
+    code = sqlstate_of(error)
+    named = next(filter(None, (error.diag.constraint_name, error.diag.table_name)), None)
+    about = f" ({named})" if named else ""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return UnreachableError(
+            f"cannot {action}: the database does not answer",
+            hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
+        )
+    kind = ConfigError if code[:2] in ("42", "3F") else UnreachableError
+    hint = _HINTS.get(code, "look the code up in PostgreSQL's documentation, appendix A")
+    return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)

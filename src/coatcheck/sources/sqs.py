@@ -1,0 +1,291 @@
+"""The SQS source: adaptive long polling, bounded in flight, leases kept alive, acks in tens.
+
+Amazon SQS developer guide: "Amazon SQS short and long polling", "visibility timeout", "quotas"; API reference:
+ReceiveMessage, DeleteMessageBatch, ChangeMessageVisibilityBatch. Standard and FIFO queues alike: all messages of one
+receive stay together, and SQS locks a FIFO group while one of its messages is in flight, so order is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from coatcheck.errors import UnreachableError
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
+from coatcheck.pipeline.message import Depth, Message
+from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
+from coatcheck.sources.sqs_demand import Budget, Demand
+from coatcheck.sources.sqs_entries import change_visibility, delete
+from coatcheck.sources.sqs_leases import Leases, tens
+
+_log = logging.getLogger(__name__)
+_TAKE_MOST = 500
+_POLL_MARGIN_S = 10.0
+_HANG_UP_S = 2.0
+_CONTROL_S = 10.0
+_LIMIT_LOOK_S = 300.0
+_IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes back empty, without an error
+
+
+class SqsSource:
+    """One queue. `wait_s` is the long poll; at most `receivers` receives are under way.
+
+    `give_up_s` bounds how long SQS may stay away (0: for ever) before `receive` raises UnreachableError.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: SqsClient,
+        queue: str,
+        wait_s: int = 20,
+        receivers: int = 32,
+        max_in_flight: int = 6000,
+        max_in_flight_bytes: int = 64 * 2**20,
+        give_up_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client, self._queue, self._wait_s = client, queue, wait_s
+        self._give_up_s, self._clock = give_up_s, clock
+        self._demand = Demand(receivers)
+        self._budget = Budget(messages=max_in_flight, size=max_in_flight_bytes)
+        self._requests = asyncio.Semaphore(receivers)
+        self.leases = Leases(self._set_visibility, clock=clock)
+        self._arrived: deque[list[Message]] = deque()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._receivers: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        self._quiesced = False
+        self._url = ""
+        self._poll = b""
+        self._looked_at = 0.0
+        self.last_receive = clock()
+
+    @property
+    def visibility_s(self) -> float:
+        """The queue's own visibility timeout, in seconds."""
+        return float(self.leases.visibility_s)
+
+    async def start(self) -> None:
+        """Find the queue, read its visibility timeout, and begin to receive. Raises UnreachableError, ConfigError."""
+        self._url = await self._client.queue_url(self._queue)
+        attributes = await self._client.get_queue_attributes(self._url, ["VisibilityTimeout"])
+        request: dict[str, object] = {
+            "QueueUrl": self._url,
+            "MaxNumberOfMessages": 10,
+            "WaitTimeSeconds": self._wait_s,
+            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
+            "MessageAttributeNames": [ORIGIN_ATTRIBUTE],
+        }
+        self.leases.visibility_s = int(attributes.get("VisibilityTimeout", 30))
+        if self.leases.visibility_s == 0:  # such a queue hides nothing by itself
+            self.leases.visibility_s = request["VisibilityTimeout"] = 30
+        self._poll = msgspec.json.encode(request)
+        self._keeper = asyncio.create_task(self.leases.keep())
+        self._spawn()
+
+    async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
+        """Return what has arrived, some hundreds at most; an empty list after `timeout` seconds.
+
+        Raises the error that ended receiving, once everything received before it is taken.
+        """
+        if not self._arrived and timeout > 0 and self._failure is None:
+            self._news.clear()
+            handle = asyncio.get_running_loop().call_later(timeout, self._news.set)
+            try:
+                await self._news.wait()
+            finally:
+                handle.cancel()
+        if not self._arrived:
+            if self._failure is not None:
+                raise self._failure
+            return []
+        taken = self._arrived.popleft()
+        while self._arrived and len(taken) < _TAKE_MOST:
+            taken += self._arrived.popleft()
+        return taken
+
+    async def ack(self, messages: Sequence[Message]) -> int:
+        """Delete messages, ten a request; return how many could not be deleted and will come again."""
+        receipts = [message.receipt for message in messages]
+        left = await asyncio.gather(*(self._ack(chunk) for chunk in tens(receipts)))
+        self._forget(messages)
+        return sum(left)
+
+    async def release(self, messages: Sequence[Message]) -> None:
+        """Make messages visible again at once."""
+        receipts = [message.receipt for message in messages if message.receipt in self.leases]
+        self._forget(messages)
+        await self._give_back(receipts)
+
+    async def depth(self) -> Depth:
+        """Ask for the queue's approximate counts. Raises UnreachableError."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        names.append("ApproximateNumberOfMessagesDelayed")
+        counts = await self._client.get_queue_attributes(self._url, names)
+        return Depth(*(int(counts.get(name, 0)) for name in names))
+
+    async def quiesce(self) -> None:
+        """Stop receiving. Polls under way get two seconds: SQS hides what it hands to a caller that hangs up."""
+        self._quiesced = True
+        self._room.set()
+        if self._receivers:
+            await asyncio.wait(set(self._receivers), timeout=_HANG_UP_S)
+        for task in self._receivers:
+            task.cancel()
+        await asyncio.gather(*self._receivers, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop, give back everything that is still in flight, and close the connections."""
+        await self.quiesce()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._give_back(self.leases.all())
+        await self._client.close()
+
+    # -- receiving
+
+    def _spawn(self) -> None:
+        while len(self._receivers) < self._demand.receivers and not self._quiesced:
+            task = asyncio.create_task(self._receiver())
+            self._receivers.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._receivers.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._quiesced = True
+        self._room.set()
+        self._news.set()
+
+    async def _receiver(self) -> None:
+        backoff = Backoff()
+        while not self._quiesced and len(self._receivers) <= self._demand.receivers:
+            reserved = self._budget.reserve()
+            if reserved is None:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            sizes: list[int] = []
+            try:
+                sizes = await self._receive_once()
+                backoff.reset()
+            except SqsError as error:
+                await self._back_off(error, backoff)
+            finally:
+                self._budget.settle(reserved, sizes)
+
+    async def _receive_once(self) -> list[int]:
+        """Send one receive; put what it brings on the list of arrivals; return the body sizes."""
+        asked_at = self._clock()
+        response = await self._client.call("ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S)
+        now_ms = int(time.time() * 1000)
+        self.last_receive = self._clock()
+        messages = [_message(wire, now_ms) for wire in decode_receive(response) if _intact(wire)]
+        if messages:
+            # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
+            self.leases.hold([message.receipt for message in messages], max(asked_at, self.last_receive - 1.0))
+            self._arrived.append(messages)
+            self._news.set()
+        elif not self._quiesced:
+            await self._look_for_limit()
+        self._demand.observe(len(messages))
+        self._spawn()
+        return [len(message.body) for message in messages]
+
+    async def _back_off(self, error: SqsError, backoff: Backoff) -> None:
+        self._demand.observe(0)
+        if not error.retryable:
+            raise error
+        away = self._clock() - self.last_receive - self._wait_s
+        if self._give_up_s and away > self._give_up_s:
+            raise UnreachableError(
+                f"SQS has not answered for {self._give_up_s:g} s (last: {error.code})",
+                hint="nothing is lost: unacked messages come back; is the endpoint right and up?",
+            )
+        _log.warning("SQS does not answer for now", extra={"code": error.code})
+        await backoff.wait()
+
+    async def _look_for_limit(self) -> None:
+        """An empty receive may mean an empty queue, or 120,000 messages in flight: look now and then."""
+        if self._clock() - self._looked_at < _LIMIT_LOOK_S:
+            return
+        first, self._looked_at = self._looked_at == 0.0, self._clock()
+        if not first and (await self.depth()).in_flight >= _IN_FLIGHT_LIMIT:
+            _log.error("the queue's limit of 120,000 messages in flight is reached: receives come back empty")
+
+    # -- acks, releases, leases
+
+    async def _ack(self, receipts: list[str]) -> int:
+        """Delete up to ten receipts, retrying what fails for now; return how many are given up.
+
+        The keeper goes on extending what is being retried; what loses its lease is given up, and comes again.
+        """
+        given_up, backoff = 0, Backoff()
+        while True:
+            gone, again = [], receipts
+            try:
+                async with self._requests:
+                    gone, again = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)
+            except SqsError as error:
+                if not error.retryable:
+                    raise
+            retry = set(again)
+            self.leases.drop(receipt for receipt in receipts if receipt not in retry)
+            receipts = [receipt for receipt in again if receipt in self.leases]
+            given_up += len(gone) + len(again) - len(receipts)
+            if not receipts:
+                return given_up
+            await backoff.wait()
+
+    async def _give_back(self, receipts: Sequence[str]) -> None:
+        """Set visibility 0, once, within a bounded time: what fails comes back by its timeout."""
+        self.leases.drop(receipts)
+
+        async def one(chunk: list[str]) -> None:
+            async with self._requests:
+                await change_visibility(self._client, self._url, chunk, 0, timeout=_CONTROL_S / 2)
+
+        results = await asyncio.gather(*(one(chunk) for chunk in tens(receipts)), return_exceptions=True)
+        if any(isinstance(result, Exception) for result in results):
+            _log.warning("messages could not be released; they come back after their visibility timeout")
+
+    async def _set_visibility(self, receipts: Sequence[str], seconds: int) -> tuple[list[str], list[str]]:
+        return await change_visibility(self._client, self._url, receipts, seconds, timeout=_CONTROL_S)
+
+    def _forget(self, messages: Sequence[Message]) -> None:
+        self.leases.drop(message.receipt for message in messages)
+        self._budget.free(len(messages), sum(len(message.body) for message in messages))
+        self._room.set()
+
+
+def _message(wire: WireMessage, now_ms: int) -> Message:
+    attributes = wire.attributes
+    origin = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+    return Message(
+        wire.message_id,
+        wire.body,
+        int(attributes.get("SentTimestamp", now_ms)),
+        wire.receipt_handle,
+        int(attributes.get("ApproximateReceiveCount", 1)),
+        now_ms,
+        origin.string_value if origin is not None else None,
+    )
+
+
+def _intact(wire: WireMessage) -> bool:
+    if body_intact(wire):
+        return True
+    _log.warning("a body arrived damaged (MD5); it will come again", extra={"message_id": wire.message_id})
+    return False

@@ -1,0 +1,30 @@
+"""SQL as files that a DBA can read: migrations, and named queries with a line that says what each is for."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+_MIGRATION = re.compile(r"(?P<version>[0-9]{4})_[a-z0-9_]+\.sql")
+
+
+@cache
+def query(name: str) -> str:
+    """Return the text of `queries/<name>.sql`."""
+    return (resources.files(__name__) / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+@cache
+def migrations() -> tuple[tuple[int, str, str], ...]:
+    """Return (version, file name, SQL) of every migration, oldest first."""
+    found = []
+    for entry in (resources.files(__name__) / "migrations").iterdir():
+        if match := _MIGRATION.fullmatch(entry.name):
+            found.append((int(match["version"]), entry.name, entry.read_text(encoding="utf-8")))
+    return tuple(sorted(found))
+
+
+def newest() -> int:
+    """Return the schema version that this release needs."""
+    return migrations()[-1][0]

@@ -1,0 +1,98 @@
+-- The road: the ledger, the quarantine, the data keys and the record of batches.
+-- Runs in one transaction, under an advisory lock, by `coatcheck migrate`; safe while workers run.
+
+-- Which messages have had their effect. A ring of 64 daily partitions: slot = send date modulo 64, so that no partition
+-- is ever missing and none has to be made ahead. Slot -1 holds keys that are not bound to a date.
+-- loaded_on is for pruning only; the key is unique by itself within its slot.
+CREATE TABLE coatcheck.ledger (
+    message_key uuid     NOT NULL,
+    loaded_on   date     NOT NULL DEFAULT current_date,
+    slot        smallint NOT NULL CHECK (slot BETWEEN -1 AND 63),
+    PRIMARY KEY (message_key, slot)
+) PARTITION BY LIST (slot);
+
+CREATE TABLE coatcheck.ledger_forever PARTITION OF coatcheck.ledger FOR VALUES IN (-1);
+
+DO $$
+BEGIN
+    FOR slot IN 0..63 LOOP
+        EXECUTE format('CREATE TABLE coatcheck.ledger_%s PARTITION OF coatcheck.ledger FOR VALUES IN (%s)',
+                       lpad(slot::text, 2, '0'), slot);
+    END LOOP;
+END
+$$;
+
+-- Data keys as wrapped by the key-encryption key named in kek. The loader inserts them; it cannot unwrap them.
+CREATE TABLE coatcheck.data_key (
+    dek_id     uuid        PRIMARY KEY,
+    kek        text        NOT NULL,
+    wrapped    bytea       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Messages that could not be loaded, bodies sealed (AES-256-GCM under a data key).
+CREATE TABLE coatcheck.quarantine (
+    quarantine_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    message_key    uuid        NOT NULL,
+    message_id     text        NOT NULL,
+    origin         text,
+    reason         text        NOT NULL,
+    detail         text        NOT NULL DEFAULT '',
+    sent_at        timestamptz NOT NULL,
+    received_at    timestamptz NOT NULL,
+    quarantined_at timestamptz NOT NULL DEFAULT now(),
+    dek_id         uuid,
+    nonce          bytea       CHECK (octet_length(nonce) = 12),
+    ciphertext     bytea,
+    state          text        NOT NULL DEFAULT 'held' CHECK (state IN ('held', 'loaded', 'discarded')),
+    attempts       integer     NOT NULL DEFAULT 1,
+    resolved_at    timestamptz,
+    resolved_by    text,
+    CHECK ((state = 'discarded') = (ciphertext IS NULL))
+);
+
+CREATE INDEX quarantine_held ON coatcheck.quarantine (reason, quarantine_id) WHERE state = 'held';
+
+-- One row for each committed batch, in its own transaction: what `status` counts rates and lag from.
+CREATE TABLE coatcheck.batch (
+    committed_at timestamptz NOT NULL DEFAULT now(),
+    worker       text        NOT NULL,
+    loaded       integer     NOT NULL,
+    quarantined  integer     NOT NULL,
+    duplicates   integer     NOT NULL,
+    oldest_sent  timestamptz NOT NULL
+);
+
+CREATE INDEX batch_recent ON coatcheck.batch USING brin (committed_at);
+
+-- Forgets what can be forgotten: ledger slots whose last entry is older than `keep_days`, batches older than two days.
+-- SQS keeps a message 14 days at most, a dead-letter queue 14 more from there; 40 days leave a margin.
+-- Runs as its owner so that a loader without DELETE or TRUNCATE may call it; it can never touch a live slot.
+CREATE FUNCTION coatcheck.prune(keep_days integer DEFAULT 40) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $$
+DECLARE
+    part   regclass;
+    live   boolean;
+    pruned integer := 0;
+BEGIN
+    IF keep_days < 30 THEN
+        RAISE EXCEPTION 'the ledger must remember at least 30 days';
+    END IF;
+    FOR part IN
+        SELECT inhrelid::regclass FROM pg_inherits
+        WHERE inhparent = 'coatcheck.ledger'::regclass AND inhrelid <> 'coatcheck.ledger_forever'::regclass
+    LOOP
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s) OR EXISTS (SELECT FROM %s WHERE loaded_on > current_date - $1)',
+                       part, part) INTO live USING keep_days;
+        IF NOT live THEN
+            EXECUTE format('TRUNCATE %s', part);
+            pruned := pruned + 1;
+        END IF;
+    END LOOP;
+    DELETE FROM coatcheck.batch WHERE committed_at < now() - interval '2 days';
+    RETURN pruned;
+END
+$$;
+
+REVOKE ALL ON FUNCTION coatcheck.prune(integer) FROM PUBLIC;

@@ -1,0 +1,39 @@
+-- One batch, one statement, one transaction. The ledger decides which messages are new; rows and rejects follow it.
+-- Parameters are arrays, one element a message, sorted by key (two workers that meet the same keys meet in the same
+-- order, so they wait instead of deadlocking). {target}, {columns}, {arrays}, {names} and {fields} are composed once.
+WITH fresh AS (
+    INSERT INTO coatcheck.ledger (message_key, slot)
+    SELECT message_key, slot FROM unnest(%(keys)s::uuid[], %(slots)s::int2[]) AS batch (message_key, slot)
+    ON CONFLICT DO NOTHING
+    RETURNING message_key
+), loaded AS (
+    INSERT INTO {target} ({columns})
+    SELECT {fields}
+    FROM unnest(%(row_keys)s::uuid[], {arrays}) WITH ORDINALITY AS batch (message_key, {names}, place)
+    JOIN fresh USING (message_key)
+    ORDER BY place
+    RETURNING 1
+), data_keys AS (
+    INSERT INTO coatcheck.data_key (dek_id, kek, wrapped)
+    SELECT * FROM unnest(%(dek_ids)s::uuid[], %(keks)s::text[], %(wrapped)s::bytea[])
+    ON CONFLICT DO NOTHING
+), quarantined AS (
+    INSERT INTO coatcheck.quarantine
+        (message_key, message_id, origin, reason, detail, sent_at, received_at, dek_id, nonce, ciphertext)
+    SELECT message_key, message_id, origin, reason, detail,
+           to_timestamp(sent_ms / 1000.0), to_timestamp(received_ms / 1000.0), dek_id, nonce, ciphertext
+    FROM unnest(%(reject_keys)s::uuid[], %(message_ids)s::text[], %(origins)s::text[], %(reasons)s::text[],
+                %(details)s::text[], %(sent_ms)s::int8[], %(received_ms)s::int8[], %(body_deks)s::uuid[],
+                %(nonces)s::bytea[], %(ciphertexts)s::bytea[])
+         AS batch (message_key, message_id, origin, reason, detail, sent_ms, received_ms, dek_id, nonce, ciphertext)
+    JOIN fresh USING (message_key)
+    RETURNING 1
+), tally AS (
+    SELECT (SELECT count(*) FROM loaded)::int AS loaded, (SELECT count(*) FROM quarantined)::int AS quarantined
+), logged AS (
+    INSERT INTO coatcheck.batch (worker, loaded, quarantined, duplicates, oldest_sent)
+    SELECT %(worker)s, loaded, quarantined, %(messages)s::int - loaded - quarantined,
+           to_timestamp(%(oldest_ms)s::int8 / 1000.0)
+    FROM tally
+)
+SELECT loaded, quarantined FROM tally
