@@ -89,7 +89,7 @@ class Loader:
             timeout=self._timeout,
         )
         if usage.wall_seconds > self._timeout:
-            raise BenchmarkError(f"coatcheck run did not end within {self._timeout:.0f} s")
+            raise BenchmarkError(f"coatcheck run did not end within {self._timeout:g} s")
         if usage.exit_code:
             errors = (self._folder / "stderr").read_text(errors="replace")[-TAIL:]
             raise BenchmarkError(f"coatcheck run ended with {usage.exit_code}: {errors}")

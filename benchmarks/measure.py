@@ -1,7 +1,7 @@
 """What a process and its descendants cost: CPU by `wait4`, memory and the CPU of PostgreSQL from /proc.
 
-CPU is user plus system time of the process and of every descendant that was waited for. Memory is the kernel's
-own high-water mark (VmHWM), read ten times a second: it can miss only what a process adds in its last 100 ms.
+CPU is user plus system time of the process and of every descendant that was waited for. Memory is the
+kernel's own high-water mark (VmHWM), read ten times a second: what is added in the last 100 ms is missed.
 `ru_maxrss` would need no reading, but a process inherits it from whoever started it.
 """
 
@@ -121,8 +121,8 @@ def _wait(pid: int, deadline: float, memory: Memory) -> tuple[int, resource.stru
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process started, and theirs; empty where there is no /proc."""
     found: list[int] = []
-    for children in (PROC / str(pid) / "task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread or the process ended meanwhile
+    with contextlib.suppress(OSError):  # the process or one of its threads ended meanwhile
+        for children in (PROC / str(pid) / "task").glob("*/children"):
             for child in map(int, children.read_text().split()):
                 found += [child, *descendants(child)]
     return found

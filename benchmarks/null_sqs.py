@@ -14,9 +14,9 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -302,8 +302,12 @@ async def serve(supply: Supply, options: argparse.Namespace) -> None:
 
 
 def wait_for_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop the server when standard input ends. A thread, because it can read any kind of file."""
-    while sys.stdin.buffer.read(65536):
+    """Stop the server when standard input ends.
+
+    A thread, because it can read any kind of file; `os.read`, because a daemon thread in `sys.stdin` would
+    hold its lock when a signal ends the process.
+    """
+    while os.read(0, 65536):
         pass
     with contextlib.suppress(RuntimeError):  # the loop was closed by a signal
         loop.call_soon_threadsafe(stop.set)

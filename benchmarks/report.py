@@ -35,7 +35,7 @@ HEADER = (
 LEGEND = """\
 CPU us/msg   user and system time of the command and its children, start-up included: median (min-max)
 less start   the same without the CPU of a run on an empty queue
-x ref        CPU of a message in strings of the reference loop, to compare machines
+x ref        CPU of a message in strings of the reference loop just before, to compare machines
 msg/s        messages by the time from the first receive to the last delete, at the queue: median (min-max)
 msg/s (own)  messages by the `seconds` that the command itself tells
 RSS MB       peak of its largest process; all MB: the peaks of all its processes added up
@@ -59,6 +59,7 @@ class Run(msgspec.Struct, frozen=True):
     requests: dict[str, int]
     postgres_us: float | None
     null_sqs_us: float
+    reference_ms: float
     vault_rows: int | None
 
 
@@ -110,6 +111,7 @@ def run_figures(
     outcome: Outcome,
     stats: Stats,
     postgres_seconds: float | None,
+    reference_ms: float,
     vault_rows: int | None,
 ) -> Run:
     """Turn what was counted in one run into its figures."""
@@ -127,6 +129,7 @@ def run_figures(
         requests=stats.requests,
         postgres_us=None if postgres_seconds is None else _per(postgres_seconds, messages) * 1e6,
         null_sqs_us=_per(stats.cpu_seconds, messages) * 1e6,
+        reference_ms=reference_ms,
         vault_rows=vault_rows,
     )
 
@@ -135,7 +138,7 @@ def _per(amount: float, share: float) -> float:
     return amount / share if share else 0.0
 
 
-def summarise(runs: Sequence[Run], starts: Sequence[Run], reference_ms: float) -> Summary:
+def summarise(runs: Sequence[Run], starts: Sequence[Run]) -> Summary:
     """Sum up runs of the same number of workers; `starts` are runs on an empty queue."""
 
     def middle(figure: Callable[[Run], float]) -> float:
@@ -153,7 +156,7 @@ def summarise(runs: Sequence[Run], starts: Sequence[Run], reference_ms: float) -
         cpu_us=cpu,
         cpu_us_less_start=cpu.median - start / runs[0].messages * 1e6,
         start_cpu_seconds=start,
-        reference_strings=cpu.median / (reference_ms * 1000 / REFERENCE_STRINGS),
+        reference_strings=middle(lambda run: run.cpu_us / (run.reference_ms * 1000 / REFERENCE_STRINGS)),
         queue_rate=spread(lambda run: run.queue_rate),
         own_rate=middle(lambda run: run.own_rate),
         rss_mb=spread(lambda run: run.rss_mb),

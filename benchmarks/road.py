@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -39,7 +40,6 @@ class Report(msgspec.Struct, frozen=True):
 
     machine: dict[str, str | int | None]
     options: dict[str, object]
-    reference_ms: list[float]
     runs: list[Run]
     starts: list[Run]
     summaries: list[Summary]
@@ -70,6 +70,7 @@ class Road:
                 )
             )
             self._databases.settle()
+            reference = reference_loop_ms()
             before = self._databases.cpu_seconds()
             usage, outcome = self._loader.drain(dsn=dsn, endpoint=queue.url, workers=workers)
             after = self._databases.cpu_seconds()
@@ -83,13 +84,13 @@ class Road:
             outcome=outcome,
             stats=stats,
             postgres_seconds=None if before is None or after is None else after - before,
+            reference_ms=reference,
             vault_rows=counts["vault"],
         )
 
 
 def measure(road: Road, options: argparse.Namespace, machine: dict[str, str | int | None]) -> Report:
     """Warm up, then take the runs, the numbers of workers in turn: a drift of the machine hits them alike."""
-    reference = [reference_loop_ms()]
     say(f"warm-up, {WARM_UP:,} messages")
     road.run(workers=options.workers[0], messages=WARM_UP)
     runs: list[Run] = []
@@ -100,19 +101,16 @@ def measure(road: Road, options: argparse.Namespace, machine: dict[str, str | in
             run = road.run(workers=workers, messages=options.messages)
             runs.append(run)
             say(f"run {number}, workers {workers}: {run.cpu_us:.1f} us/message, {run.queue_rate:,.0f} msg/s")
-        reference.append(reference_loop_ms())
     summaries = [
         summarise(
             [run for run in runs if run.workers == workers],
             [start for start in starts if start.workers == workers],
-            median(reference),
         )
         for workers in options.workers
     ]
     return Report(
         machine=machine,
         options={name: value for name, value in vars(options).items() if name != "json"},
-        reference_ms=reference,
         runs=runs,
         starts=starts,
         summaries=summaries,
@@ -130,8 +128,8 @@ def show(report: Report) -> None:
     print(table(report.summaries))
     print(f"\n{LEGEND}\n")
     print(f"start-up share: CPU of a run on an empty queue: {starts}")
-    low, high = min(report.reference_ms), max(report.reference_ms)
-    print(f"reference loop: {median(report.reference_ms):.0f} ms ({low:.0f}-{high:.0f})")
+    loops = [run.reference_ms for run in report.runs]
+    print(f"reference loop: {median(loops):.0f} ms ({min(loops):.0f}-{max(loops):.0f})")
     print(verdict(report.missed))
 
 
@@ -173,6 +171,7 @@ def _positive(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     options = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, as Ctrl-C does
     extra = dict(setting.split("=", 1) for setting in options.env)
     try:
         with ExitStack() as stack:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,6 +22,7 @@ from coatcheck.pipeline.columns import TOKEN_LENGTH, Column, ColumnType, Kind, M
 DEFAULT_FILE = "coatcheck.toml"
 PREFIX = "COATCHECK_"
 _SHA256_HEX = 64
+_NAME_LENGTH = 63  # PostgreSQL cuts longer names
 _PARSE_KINDS = {
     Parse.IP: {Kind.VARCHAR, Kind.TEXT},
     Parse.TEXT: {Kind.VARCHAR, Kind.TEXT},
@@ -115,7 +117,7 @@ class MaskingConfig(_Section):
     """Weak modes need an explicit word."""
 
     allow_sha256_insecure: bool = Field(
-        False, description="allow mask = \"sha256-insecure\": an unkeyed hash that anyone can reverse by enumeration"
+        False, description='allow mask = "sha256-insecure": an unkeyed hash that anyone can reverse by enumeration'
     )
 
 
@@ -126,7 +128,7 @@ class ColumnConfig(_Section):
     type: str = Field(description="varchar(n), text, integer, bigint, numeric, boolean, date, timestamptz or jsonb")
     required: bool = Field(False, description="an absent or null field is a reject")
     default: str | int | bool | None = Field(
-        None, description="value of an absent or null field; \"sent_at\" is the message's send time (date, timestamptz)"
+        None, description='value of an absent or null field; "sent_at" is the message\'s send time (date, timestamptz)'
     )
     parse: Parse | None = Field(None, description="how the field is read: ip, text, version or timestamp")
     mask: Mask | None = Field(
@@ -163,16 +165,16 @@ class ColumnConfig(_Section):
 def _check(column: Column) -> None:
     kind, mask = column.type, column.mask
     if mask is Mask.TOKEN and not column.domain:
-        raise ValueError("mask = \"token\" needs a domain (columns that share a domain can be joined)")
+        raise ValueError('mask = "token" needs a domain (columns that share a domain can be joined)')
     if mask is not Mask.TOKEN and column.domain:
-        raise ValueError("a domain goes with mask = \"token\" only")
+        raise ValueError('a domain goes with mask = "token" only')
     if column.required and (column.default is not None or column.default_sent_at):
         raise ValueError("a required column cannot have a default")
     if mask in (Mask.TOKEN, Mask.REDACT, Mask.SHA256_INSECURE):
         _check_masked(column)
     elif mask is Mask.KEEP and column.parse and kind.kind not in _PARSE_KINDS[column.parse]:
         allowed = " or ".join(sorted(_PARSE_KINDS[column.parse]))
-        raise ValueError(f"parse = \"{column.parse}\" gives {allowed}")
+        raise ValueError(f'parse = "{column.parse}" gives {allowed}')
     if column.default is not None and not _fits(column):
         raise ValueError("the default does not fit the type")
 
@@ -184,7 +186,7 @@ def _check_masked(column: Column) -> None:
     if column.type.length is not None and column.type.length < needed:
         raise ValueError(f"the mask needs varchar({needed}) or longer")
     if column.parse not in (None, Parse.IP, Parse.TEXT):
-        raise ValueError("a masked column takes parse = \"ip\" or \"text\" only")
+        raise ValueError('a masked column takes parse = "ip" or "text" only')
     if column.default is not None or column.default_sent_at:
         raise ValueError("a masked column cannot have a default")
 
@@ -246,8 +248,8 @@ class Config(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment outranks the file (which comes in as init values)."""
         return EnvSettingsSource(settings_cls), init_settings
@@ -256,8 +258,13 @@ class Config(BaseSettings):
     @classmethod
     def _column_names(cls, columns: dict[str, ColumnConfig]) -> dict[str, ColumnConfig]:
         for name, column in columns.items():
-            if not name.replace("_", "a").isalnum() or not name.isascii() or len(name) > 63 or name[0].isdigit():  # noqa: PLR2004
-                raise ValueError(f"\"{name}\" is no column name: letters, digits and _, at most 63")
+            if (
+                not name.replace("_", "a").isalnum()
+                or not name.isascii()
+                or len(name) > _NAME_LENGTH
+                or name[0].isdigit()
+            ):
+                raise ValueError(f'"{name}" is no column name: letters, digits and _, at most 63')
             try:
                 column.column(name)
             except ValueError as error:
@@ -269,7 +276,7 @@ class Config(BaseSettings):
         weak = [name for name, column in self.columns.items() if column.mask is Mask.SHA256_INSECURE]
         if weak and not self.masking.allow_sha256_insecure:
             raise ValueError(
-                f"{', '.join(weak)}: mask = \"sha256-insecure\" is refused unless [masking] allow_sha256_insecure = true"
+                f'{", ".join(weak)}: mask = "sha256-insecure" is refused unless [masking] allow_sha256_insecure = true'
             )
         if not any(column.mask is not Mask.DROP for column in self.columns.values()):
             raise ValueError("columns: every column is dropped, nothing is left to store")
@@ -315,6 +322,18 @@ def load(option: str | None = None) -> Config:
         keys = config.keys.model_copy(update={"path": path.parent / config.keys.path})
         config = config.model_copy(update={"keys": keys})
     return config
+
+
+def write_default(path: Path) -> None:
+    """Write the login pipeline as a file to start from. Raises ConfigError: the file exists, or cannot be written."""
+    text = (resources.files("coatcheck") / "coatcheck.default.toml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", hint="it is never overwritten; move it away first") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ No error ever carries a value of a message: `message` and `hint` name options, c
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 
 class CoatcheckError(Exception):
@@ -38,3 +39,16 @@ class RefusedError(CoatcheckError):
     """A policy refuses to go on: the breaker, a weak mode without its flag (exit code 4)."""
 
     exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `check` found: which component, how bad, what it is and what to do about it.
+
+    An `error` keeps `run` from working; `advice` does not.
+    """
+
+    component: Literal["config", "keys", "queue", "database"]
+    level: Literal["error", "advice"]
+    what: str
+    hint: str = ""

@@ -245,11 +245,15 @@ def test_requests_are_read_from_any_cut_of_the_stream() -> None:
         assert answer.count(b'"MessageId"') == 20
 
 
-def test_it_ends_when_its_parent_does() -> None:
+@pytest.mark.parametrize("ended_by", ["the end of its standard input", "a signal"])
+def test_it_ends(ended_by: str) -> None:
     command = [sys.executable, "-m", "benchmarks.null_sqs", "--messages", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["port"] > 0
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(10) == 0
+        if ended_by == "a signal":
+            process.terminate()
+            assert process.wait(10) == 0
+        _, errors = process.communicate(timeout=10)  # closes its standard input
+        assert (process.returncode, errors) == (0, b"")

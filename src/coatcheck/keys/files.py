@@ -7,12 +7,9 @@ import os
 import shlex
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from coatcheck.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = 0o600
 """Mode of a secret file."""
@@ -93,9 +90,7 @@ def write_key_folder(folder: Path, files: dict[str, tuple[int, bytes]]) -> tuple
         for path in written:
             with suppress(OSError):
                 path.unlink()
-        raise ConfigError(
-            f"the keyring {folder} cannot be written ({name})", hint="choose another folder"
-        ) from None
+        raise ConfigError(f"the keyring {folder} cannot be written ({name})", hint="choose another folder") from None
     return tuple(written)
 
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 import re
 import socket
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from unicodedata import combining, normalize
 
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.message import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _IPV4, _IPV6 = socket.AF_INET, socket.AF_INET6
@@ -168,9 +165,7 @@ class Form:
         if self.kind not in {"ip", "text"}:
             raise ConfigError(f'"{self.kind}" is no canonical form', hint='the forms are "ip" and "text"')
         if self.kind == "ip" and (self.casefold or self.strip_chars):
-            raise ConfigError(
-                'the form "ip" takes no options', hint='leave casefold and strip_chars to "text"'
-            )
+            raise ConfigError('the form "ip" takes no options', hint='leave casefold and strip_chars to "text"')
         if not _STRIPPABLE.issuperset(self.strip_chars):
             raise ConfigError(
                 "strip_chars takes ASCII punctuation and the space only",

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -26,10 +28,6 @@ from coatcheck.keys.files import PUBLIC, SECRET, read_key_file, write_key_folder
 from coatcheck.keys.pkcs8 import read_private, write_private
 from coatcheck.keys.provider import OpenError
 from coatcheck.pipeline.message import DataKey
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DEFAULT_FOLDER = "coatcheck-keys"
 """Name of a keyring folder when the user gives none."""
@@ -221,9 +219,7 @@ class LocalOpenerKeys:
         """
         path = folder / SEAL_PRIVATE
         seal = _read_public(folder / SEAL_PUBLIC)
-        private = read_private(
-            read_key_file(path, SECRET, absent=_BRING), _passphrase(passphrase), name=str(path)
-        )
+        private = read_private(read_key_file(path, SECRET, absent=_BRING), _passphrase(passphrase), name=str(path))
         if private.public_key().public_bytes_raw() != seal.public:
             raise ConfigError(
                 f"{SEAL_PRIVATE} and {SEAL_PUBLIC} in {folder} are no pair", hint="bring files of one keyring"
@@ -235,7 +231,7 @@ class LocalOpenerKeys:
         return f"LocalOpenerKeys(tenant={self.tenant!r}, kek={_kek(self._seal_id)!r})"
 
     def unwrap(self, data_key: DataKey) -> bytes:
-        """Return the 32-byte key. Raises ConfigError: it is for another seal key; OpenError: it is damaged."""
+        """Return the 32-byte key. Raises ConfigError: wrapped for another key; OpenError: it is damaged."""
         kek = _kek(self._seal_id)
         if data_key.kek != kek:
             raise ConfigError(

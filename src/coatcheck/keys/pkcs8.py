@@ -34,6 +34,7 @@ _IV_BYTES = 16
 _KEY_BYTES = 32
 _CLEAR, _ENCRYPTED = "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"
 _INTEGER, _OCTETS, _OID, _SEQUENCE = 0x02, 0x04, 0x06, 0x30
+_LONG = 0x80  # X.690 8.1.3: lengths from here on have a byte of their own
 _PBES2 = bytes.fromhex("2a864886f70d01050d")  # 1.2.840.113549.1.5.13
 _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
 _AES256_CBC = bytes.fromhex("60864801650304012a")  # 2.16.840.1.101.3.4.1.42
@@ -49,9 +50,7 @@ def read_private(pem: bytes, passphrase: str | None, *, name: str) -> X25519Priv
     """Return the key in `pem` (one in clear needs no passphrase). Raises ConfigError, which tells `name`."""
     encrypted = f"BEGIN {_ENCRYPTED}-".encode() in pem
     if encrypted and not passphrase:
-        raise ConfigError(
-            f"{name} is encrypted and there is no passphrase", hint="set COATCHECK_KEYS__PASSPHRASE"
-        )
+        raise ConfigError(f"{name} is encrypted and there is no passphrase", hint="set COATCHECK_KEYS__PASSPHRASE")
     password = _password(passphrase) if encrypted and passphrase else None
     try:
         key = load_pem_private_key(pem, password)
@@ -91,7 +90,7 @@ def _encrypt(der: bytes, passphrase: str) -> bytes:
 def _der(tag: int, *parts: bytes) -> bytes:
     """Return one DER element (X.690); an X25519 key never makes one of over 255 bytes."""
     body = b"".join(parts)
-    length = bytes([len(body)]) if len(body) < 0x80 else bytes([0x81, len(body)])  # noqa: PLR2004 - X.690 8.1.3.4: short up to 127
+    length = bytes([len(body)]) if len(body) < _LONG else bytes([0x81, len(body)])
     return bytes([tag]) + length + body
 
 

@@ -5,12 +5,10 @@ Two halves on purpose: the loader's can make keys and tokens and cannot open, th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from coatcheck.errors import CoatcheckError
-
-if TYPE_CHECKING:
-    from coatcheck.pipeline.message import DataKey
+from coatcheck.pipeline.message import DataKey
 
 
 class OpenError(CoatcheckError):

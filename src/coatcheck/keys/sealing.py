@@ -11,20 +11,15 @@ import struct
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coatcheck.keys.derive import lp
-from coatcheck.keys.provider import OpenError
+from coatcheck.keys.provider import LoaderKeys, OpenerKeys, OpenError
 from coatcheck.pipeline.message import DataKey, Sealed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from coatcheck.keys.provider import LoaderKeys, OpenerKeys
 
 SCHEME = "coatcheck/sealed/v1"
 """First part of the associated data of everything sealed here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -12,9 +12,6 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from coatcheck.keys.derive import check_name, check_root, expand
 from coatcheck.keys.forms import Form, FormError, utf8
 from coatcheck.pipeline.message import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 TOKEN_PATTERN = re.compile(r"pt1_([a-z0-9]{1,16})_(k[0-9a-z]{1,6})_([0-9a-f]{40})")
 """A token: scheme pt1, domain, key id, 160 bits in hex; 69 characters at most. No anchors: `fullmatch` it."""
@@ -47,7 +44,7 @@ class Tokenizer:
         return f"Tokenizer(tenant={self.tenant!r}, kid={self.kid!r})"
 
     def for_domain(self, domain: str, form: Form) -> Callable[[object], str]:
-        """Return the function value -> token of a domain; it raises FormError. Raises ConfigError: bad domain."""
+        """Return the function value -> token, which raises FormError. Raises ConfigError: a bad domain."""
         function = self._functions.get((domain, form))
         if function is None:
             function = self._functions[domain, form] = self._make(domain, form)

@@ -1,5 +1,7 @@
-"""The breaker: when nearly everything is rejected, the fault is not in the messages. Stop before the queue is emptied
-into quarantine."""
+"""The breaker: when nearly everything is rejected, the fault is not in the messages.
+
+Stop before the queue is emptied into quarantine.
+"""
 
 from __future__ import annotations
 

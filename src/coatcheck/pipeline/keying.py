@@ -27,6 +27,8 @@ FOREVER = -1
 ORIGIN_ATTRIBUTE = "coatcheck-origin"
 _DAY_MS = 86_400_000
 _HEX_UUID = 36
+_KEY_BYTES = 16
+_MS_DIGITS = 15
 
 Keyer = Callable[[Message, JsonObject | None], tuple[bytes, int]]
 
@@ -49,9 +51,9 @@ def message_id_key(message_id: str) -> bytes:
             key = bytes.fromhex(message_id.replace("-", ""))
         except ValueError:
             key = b""
-        if len(key) == 16:  # noqa: PLR2004 - a UUID
+        if len(key) == _KEY_BYTES:
             return key
-    return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).digest()[:16]
+    return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
 def keyer(mode: str, tokenizer: Tokenizer) -> Keyer:
@@ -64,7 +66,7 @@ def keyer(mode: str, tokenizer: Tokenizer) -> Keyer:
         if kind == "key" and rest:
             return sender_key(rest.encode("utf-8", "surrogatepass")), FOREVER
         message_id, _, sent_ms = rest.rpartition(":")
-        if kind == "id" and message_id and sent_ms.isascii() and sent_ms.isdigit() and len(sent_ms) < 16:  # noqa: PLR2004
+        if kind == "id" and message_id and sent_ms.isascii() and sent_ms.isdigit() and len(sent_ms) <= _MS_DIGITS:
             return message_id_key(message_id), int(sent_ms) // _DAY_MS % SLOTS
         return None
 

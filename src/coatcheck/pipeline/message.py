@@ -41,8 +41,8 @@ REASONS: dict[Reason, str] = {
     Reason.TOO_LONG: "a text is longer than its column",
     Reason.OUT_OF_RANGE: "a number does not fit its column",
     Reason.EMPTY_VALUE: "a required or masked value is empty: one token for all of them would join strangers",
-    Reason.NOT_AN_IP: "a field with parse = \"ip\" is no IPv4 or IPv6 address",
-    Reason.NOT_A_VERSION: "a field with parse = \"version\" is not major.minor[.patch] with parts up to 999",
+    Reason.NOT_AN_IP: 'a field with parse = "ip" is no IPv4 or IPv6 address',
+    Reason.NOT_A_VERSION: 'a field with parse = "version" is not major.minor[.patch] with parts up to 999',
     Reason.NOT_A_TIMESTAMP: "a date or timestamp field is none",
     Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE stands in the detail)",
 }
@@ -51,8 +51,9 @@ REASONS: dict[Reason, str] = {
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
-    `sent_ms` is the producer's send time (SQS SentTimestamp), `received_ms` ours, in ms since 1970. `origin` is the identity the message had
-    before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an ordinary message.
+    `sent_ms` is the producer's send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
+    is the identity the message had before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an
+    ordinary message.
     """
 
     message_id: str
@@ -130,6 +131,10 @@ class Batch(msgspec.Struct):
     def __len__(self) -> int:
         """Return the number of messages."""
         return len(self.rows) + len(self.rejected)
+
+    def messages(self) -> list[Message]:
+        """Return the messages of rows and rejects."""
+        return [row.message for row in self.rows] + [entry.message for entry in self.rejected]
 
 
 class Outcome(msgspec.Struct):

@@ -18,7 +18,7 @@ class Source(Protocol):
     async def start(self) -> None:
         """Verify the queue and begin to receive. Raises UnreachableError."""
 
-    async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
+    async def receive(self, timeout: float) -> list[Message]:
         """Return the messages that have arrived; an empty list if none came within `timeout` seconds.
 
         Cancelling it loses no message.

@@ -52,5 +52,3 @@ class Road:
     def _rejected(self, message: Message, key: bytes, slot: int, reject: Reject) -> Rejected:
         body = message.body.encode("utf-8", "surrogatepass")
         return Rejected(message, key, slot, reject, self._sealer.seal(body, key))
-
-

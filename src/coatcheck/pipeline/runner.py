@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Depth, Message, Rejected
+from coatcheck.pipeline.message import Batch, Depth, Message, Row
 from coatcheck.pipeline.ports import BodySealer, Sink, Source
 from coatcheck.pipeline.road import Road
 
@@ -130,7 +130,7 @@ class Runner:
         return count >= limits.messages or self._bytes >= limits.bytes or self._patience() <= 0.0
 
     def _take(self, messages: list[Message]) -> None:
-        """Send messages down the road into the open batch; all of one receive share a batch, which keeps their order."""
+        """Send messages down the road into the open batch; those of one receive share it, which keeps their order."""
         if not messages:
             return
         batch = self._batch
@@ -141,9 +141,12 @@ class Runner:
         for message in messages:
             self._bytes += len(message.body)
             entry = travel(message)
-            rejected = type(entry) is Rejected
-            observe(rejected=rejected)
-            (batch.rejected if rejected else batch.rows).append(entry)  # type: ignore[attr-defined]
+            if isinstance(entry, Row):
+                observe(rejected=False)
+                batch.rows.append(entry)
+            else:
+                observe(rejected=True)
+                batch.rejected.append(entry)
 
     async def _dispatch(self) -> None:
         """Hand the open batch to a writer as soon as one is free."""
@@ -166,7 +169,7 @@ class Runner:
             await self._write(batch)
         finally:
             self._writers.release()
-        messages = [entry.message for entry in (*batch.rows, *batch.rejected)]
+        messages = batch.messages()
         failed = await self._source.ack(messages)
         self.counts.acked += len(messages) - failed
 

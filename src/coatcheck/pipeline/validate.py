@@ -204,7 +204,7 @@ def _texts(value: Any) -> str:
 
 
 def _unchanged(value: Any) -> Value:
-    return value  # type: ignore[no-any-return]  # any JSON value is a Value until the mask stage has seen it
+    return value
 
 
 def _conversion(column: Column) -> Convert:
@@ -264,7 +264,7 @@ def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record |
         add, get = record.append, value.get
         name = ""
         try:
-            for name, key, path, convert, required, default in steps:  # noqa: B007 - named in the reject
+            for name, key, path, convert, required, default in steps:
                 field = get(key) if path is None else _walk(value, path)
                 if field is not None:
                     add(convert(field))

@@ -53,7 +53,7 @@ class MemorySource:
         """Begin to hand out messages."""
         self._quiesced = False
 
-    async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
+    async def receive(self, timeout: float) -> list[Message]:
         """Return up to ten messages, or none after `timeout` seconds."""
         if not self._visible and timeout > 0 and not self._quiesced:
             self._arrived.clear()
@@ -64,7 +64,7 @@ class MemorySource:
                 return []
         if self._quiesced:
             return []
-        received = []
+        received: list[Message] = []
         while self._visible and len(received) < _RECEIVE:
             waiting = self._visible.popleft()
             message = Message(

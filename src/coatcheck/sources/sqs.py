@@ -90,7 +90,7 @@ class SqsSource:
         self._keeper = asyncio.create_task(self.leases.keep())
         self._spawn()
 
-    async def receive(self, timeout: float) -> list[Message]:  # noqa: ASYNC109 - the wait is part of the port
+    async def receive(self, timeout: float) -> list[Message]:
         """Return what has arrived, some hundreds at most; an empty list after `timeout` seconds.
 
         Raises the error that ended receiving, once everything received before it is taken.
@@ -234,7 +234,8 @@ class SqsSource:
         """
         given_up, backoff = 0, Backoff()
         while True:
-            gone, again = [], receipts
+            gone: list[str] = []
+            again = receipts
             try:
                 async with self._requests:
                     gone, again = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)

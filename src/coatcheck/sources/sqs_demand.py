@@ -40,7 +40,7 @@ class Budget:
         self.bytes = 0
 
     def reserve(self) -> int | None:
-        """Reserve one receive; return the bytes reserved, or None when there is no room. One may always be under way."""
+        """Reserve one receive; return the bytes reserved, or None for no room (one receive may always be under way)."""
         size = FULL * self._largest
         if self.messages and (self.messages + FULL > self._messages or self.bytes + size > self._size):
             return None
@@ -53,7 +53,7 @@ class Budget:
         self.messages += len(sizes) - FULL
         self.bytes += sum(sizes) - reserved
         if sizes:
-            self._largest = max(max(sizes), self._largest * 7 // 8, 256)
+            self._largest = max(*sizes, self._largest * 7 // 8, 256)
 
     def free(self, messages: int, size: int) -> None:
         """Give back what has left the process."""

@@ -20,25 +20,27 @@ _GONE = frozenset({
 
 
 async def delete(
-    client: SqsClient, url: str, receipts: Sequence[str], *, timeout: float  # noqa: ASYNC109 - bounds one request
+    client: SqsClient, url: str, receipts: Sequence[str], *, timeout: float
 ) -> tuple[list[str], list[str]]:
     """Delete up to ten messages; return (receipts that are gone for good, receipts to try again)."""
-    entries = [{"Id": str(place), "ReceiptHandle": receipt} for place, receipt in enumerate(receipts)]
+    entries: list[dict[str, object]] = [
+        {"Id": str(place), "ReceiptHandle": receipt} for place, receipt in enumerate(receipts)
+    ]
     return await _batch(client, "DeleteMessageBatch", url, entries, receipts, timeout)
 
 
 async def change_visibility(
-    client: SqsClient, url: str, receipts: Sequence[str], seconds: int, *, timeout: float  # noqa: ASYNC109
+    client: SqsClient, url: str, receipts: Sequence[str], seconds: int, *, timeout: float
 ) -> tuple[list[str], list[str]]:
     """Hide up to ten messages for `seconds` from now (0: show them); return (gone for good, try again)."""
-    entries = [
+    entries: list[dict[str, object]] = [
         {"Id": str(place), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
         for place, receipt in enumerate(receipts)
     ]
     return await _batch(client, "ChangeMessageVisibilityBatch", url, entries, receipts, timeout)
 
 
-async def _batch(
+async def _batch(  # noqa: PLR0917 - private, and each is what a batch request consists of
     client: SqsClient, operation: str, url: str, entries: list[dict[str, object]], receipts: Sequence[str], limit: float
 ) -> tuple[list[str], list[str]]:
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": entries})

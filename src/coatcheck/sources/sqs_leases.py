@@ -92,7 +92,8 @@ class Leases:
 
     def _due(self) -> list[str]:
         now = self._clock()
-        due, capped = [], []
+        due: list[str] = []
+        capped: list[str] = []
         for receipt, lease in self._held.items():
             if lease.expires - now > self.visibility_s * _MARGIN:
                 break

@@ -18,11 +18,9 @@ def query(name: str) -> str:
 @cache
 def migrations() -> tuple[tuple[int, str, str], ...]:
     """Return (version, file name, SQL) of every migration, oldest first."""
-    found = []
-    for entry in (resources.files(__name__) / "migrations").iterdir():
-        if match := _MIGRATION.fullmatch(entry.name):
-            found.append((int(match["version"]), entry.name, entry.read_text(encoding="utf-8")))
-    return tuple(sorted(found))
+    files = (resources.files(__name__) / "migrations").iterdir()
+    named = ((_MIGRATION.fullmatch(file.name), file) for file in files)
+    return tuple(sorted((int(m["version"]), file.name, file.read_text(encoding="utf-8")) for m, file in named if m))
 
 
 def newest() -> int:

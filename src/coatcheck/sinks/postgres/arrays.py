@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime
 from struct import Struct
 from typing import Any
 
-from psycopg import AsyncConnection
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
@@ -21,7 +20,8 @@ from coatcheck.pipeline.columns import Column, Kind
 _HEAD = Struct(">iiIii")
 _INT2, _INT4, _INT8, _LENGTH = Struct(">h"), Struct(">i"), Struct(">q"), Struct(">i")
 _NULL = _LENGTH.pack(-1)
-_SHORT = tuple(_LENGTH.pack(n) for n in range(1024))
+_TABLE = 1024
+_SHORT = tuple(_LENGTH.pack(n) for n in range(_TABLE))
 _EPOCH_DAY = date(2000, 1, 1).toordinal()
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _BOOL = {True: b"\x01", False: b"\x00"}
@@ -36,16 +36,14 @@ class BinaryArray(bytes):
     __slots__ = ()
 
 
-class _BinaryArrayDumper(Dumper):
+class BinaryArrayDumper(Dumper):
+    """Sends a BinaryArray as it is."""
+
     format = Format.BINARY
 
     def dump(self, obj: Any) -> Buffer | None:
+        """Return the bytes themselves."""
         return bytes(obj)
-
-
-def register(connection: AsyncConnection[Any]) -> None:
-    """Teach a connection to send BinaryArray as it is."""
-    connection.adapters.register_dumper(BinaryArray, _BinaryArrayDumper)
 
 
 def _array(oid: int, count: int, elements: bytes, *, nulls: bool) -> BinaryArray:
@@ -71,7 +69,7 @@ def varying(oid: int, values: Sequence[bytes | None]) -> BinaryArray:
             add(_NULL)
         else:
             size = len(value)
-            add(_SHORT[size] if size < 1024 else _LENGTH.pack(size))  # noqa: PLR2004 - the size of the table
+            add(_SHORT[size] if size < _TABLE else _LENGTH.pack(size))
             add(value)
     return _array(oid, len(values), b"".join(parts), nulls=nulls)
 

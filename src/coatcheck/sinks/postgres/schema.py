@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
 from coatcheck.sinks.postgres.sink import conninfo, table_identifier
 from coatcheck.sinks.postgres.sqlstate import stop_error
@@ -35,7 +35,7 @@ _WIDER = {
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What `migrate` did: names of the migrations applied, whether the target table was created, ledger slots pruned."""
+    """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned."""
 
     applied: tuple[str, ...] = ()
     created_table: bool = False
@@ -44,14 +44,15 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """What the database looks like to this user: schema version (None: never migrated) and everything that is wrong.
-
-    A finding is (what is wrong, what to do about it).
-    """
+    """What the database looks like to this user: schema version (None: never migrated) and everything that is wrong."""
 
     version: int | None
     server: str
-    findings: tuple[tuple[str, str], ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
+
+
+def _wrong(what: str, hint: str) -> Finding:
+    return Finding("database", "error", what, hint)
 
 
 def connect(dsn: str) -> psycopg.Connection[Any]:
@@ -85,7 +86,7 @@ def _migrate(connection: psycopg.Connection[Any], table: str, columns: Sequence[
             raise _too_new(at)
         for version, name, text in migrations():
             if version > at:
-                connection.execute(text)  # type: ignore[call-overload]  # our own file, no user's text
+                connection.execute(text)
                 connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
                 applied.append(name)
         created = not _table_columns(connection, table)
@@ -130,7 +131,7 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
-            findings: list[tuple[str, str]] = []
+            findings: list[Finding] = []
             version = _readable_version(connection, findings)
             actual = _table_columns(connection, table)
             findings += table_findings(table, columns, actual)
@@ -138,7 +139,7 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
                 quoted = table_identifier(table).as_string(connection)
                 rows = connection.execute(query("privileges"), {"table": quoted}).fetchall()
                 findings += [
-                    (f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
+                    _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
                     for verb, name in rows
                 ]
         except psycopg.Error as error:
@@ -146,50 +147,40 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
     return SchemaState(version, server, tuple(findings))
 
 
-def _readable_version(connection: psycopg.Connection[Any], findings: list[tuple[str, str]]) -> int | None:
+def _readable_version(connection: psycopg.Connection[Any], findings: list[Finding]) -> int | None:
     try:
         version = _version(connection)
     except psycopg.errors.InsufficientPrivilege:
-        findings.append(
-            ("this user cannot read the schema coatcheck",
-             "GRANT USAGE ON SCHEMA coatcheck TO ...; GRANT SELECT ON coatcheck.migration TO ...")
-        )  # fmt: skip
+        hint = "GRANT USAGE ON SCHEMA coatcheck TO ...; GRANT SELECT ON coatcheck.migration TO ..."
+        findings.append(_wrong("this user cannot read the schema coatcheck", hint))
         return None
     if version is None:
-        findings.append(("the schema coatcheck is missing", "run `coatcheck migrate`"))
+        findings.append(_wrong("the schema coatcheck is missing", "run `coatcheck migrate`"))
     elif version < newest():
-        findings.append(
-            (f"the schema is at {version:04}, this version needs {newest():04}",
-             "run `coatcheck migrate` (safe while workers run)")
-        )  # fmt: skip
+        what = f"the schema is at {version:04}, this version needs {newest():04}"
+        findings.append(_wrong(what, "run `coatcheck migrate` (safe while workers run)"))
     elif version > newest():
-        findings.append((_too_new(version).message, _too_new(version).hint))
+        findings.append(_wrong(_too_new(version).message, _too_new(version).hint))
     return version
 
 
-def table_findings(
-    table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]
-) -> list[tuple[str, str]]:
-    """Return how the target table differs from the configured columns, as (what, what to do)."""
+def table_findings(table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]) -> list[Finding]:
+    """Return how the target table (name, type, "must be filled" of each column) differs from the configured columns."""
     if not actual:
-        return [(f"the target table {table} is missing", "run `coatcheck migrate`, or create it")]
+        return [_wrong(f"the target table {table} is missing", "run `coatcheck migrate`, or create it")]
     types = {name: text for name, text, _ in actual}
     stored = [column for column in columns if column.stored]
     findings = []
     for column in stored:
         if column.name not in types:
-            findings.append(
-                (f"{table} has no column {column.name}",
-                 f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type.sql}, or leave it out of [columns]")
-            )  # fmt: skip
+            hint = f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type.sql}, or leave it out of [columns]"
+            findings.append(_wrong(f"{table} has no column {column.name}", hint))
         elif not _holds(types[column.name], column.type):
-            findings.append(
-                (f"{table}.{column.name} is {types[column.name]}, [columns] says {column.type.sql}",
-                 "change the table or the configuration")
-            )  # fmt: skip
+            what = f"{table}.{column.name} is {types[column.name]}, [columns] says {column.type.sql}"
+            findings.append(_wrong(what, "change the table or the configuration"))
     named = {column.name for column in stored}
     findings += [
-        (f"{table}.{name} is NOT NULL without a default, and [columns] does not fill it", "fill it, or give it a default")
+        _wrong(f"{table}.{name} is NOT NULL without a default, and [columns] does not fill it", "give it a default")
         for name, _, needed in actual
         if needed and name not in named
     ]
@@ -212,6 +203,5 @@ def verify(dsn: str, table: str, columns: Sequence[Column]) -> None:
     """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
     state = inspect(dsn, table, columns)
     if state.findings:
-        what, hint = state.findings[0]
-        more = f" (and {len(state.findings) - 1} more: `coatcheck check`)" if len(state.findings) > 1 else ""
-        raise ConfigError(what + more, hint=hint)
+        first, more = state.findings[0], len(state.findings) - 1
+        raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from coatcheck.errors import UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
-from coatcheck.pipeline.message import Batch, Outcome
+from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
 from coatcheck.sinks.postgres.sqlstate import Verdict, sqlstate_of, stop_error, verdict
 from coatcheck.sql import query
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 10.0
 _CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
 
-CONNECTION = {
+CONNECTION: dict[str, str | int] = {
     "application_name": "coatcheck",
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -44,7 +44,8 @@ CONNECTION = {
 def conninfo(dsn: str) -> str:
     """Return `dsn` completed by CONNECTION; what it says itself stays."""
     given = psycopg.conninfo.conninfo_to_dict(dsn)
-    return psycopg.conninfo.make_conninfo(**{**CONNECTION, **given})
+    missing = {name: value for name, value in CONNECTION.items() if name not in given}
+    return psycopg.conninfo.make_conninfo(dsn, **missing)
 
 
 def table_identifier(table: str) -> sql.Identifier:
@@ -52,8 +53,8 @@ def table_identifier(table: str) -> sql.Identifier:
     return sql.Identifier(*table.split("."))
 
 
-def write_statement(table: str, columns: Sequence[Column]) -> bytes:
-    """Compose `write_batch.sql` for a target table; `columns` are the stored ones, in order."""
+def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
+    """Compose the query `name` for a target table; `columns` are the stored ones, in order."""
     names = [sql.Identifier(column.name) for column in columns]
     fields = [
         sql.SQL("batch.{}" + _CAST.get(column.type.kind, "")).format(name)
@@ -64,7 +65,7 @@ def write_statement(table: str, columns: Sequence[Column]) -> bytes:
         for index, column in enumerate(columns)
     ]
     comma = sql.SQL(", ")
-    statement = sql.SQL(query("write_batch")).format(
+    statement = sql.SQL(query(name)).format(
         target=table_identifier(table),
         columns=comma.join(names),
         names=comma.join(names),
@@ -77,9 +78,9 @@ def write_statement(table: str, columns: Sequence[Column]) -> bytes:
 def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.BinaryArray]]) -> dict[str, Any]:
     """The parameters of `write_batch.sql`; ledger entries sorted by key, rows and rejects as they came."""
     rows, rejected = batch.rows, batch.rejected
-    entries = sorted({entry.key: entry.slot for entry in (*rows, *rejected)}.items())
+    taken: list[Row | Rejected] = [*rows, *rejected]
+    entries = sorted((entry.key, entry.slot) for entry in taken)
     columns = zip(*[row.values for row in rows], strict=True) if rows else ((),) * len(encoders)
-    messages = [entry.message for entry in (*rows, *rejected)]
     held = [entry.message for entry in rejected]
     sealed = [entry.sealed for entry in rejected]
     return {
@@ -100,8 +101,8 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "body_deks": arrays.uuids([value.dek_id for value in sealed]),
         "nonces": arrays.byteas([value.nonce for value in sealed]),
         "ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
-        "messages": len(messages),
-        "oldest_ms": min(message.sent_ms for message in messages),
+        "messages": len(taken),
+        "oldest_ms": min(entry.message.sent_ms for entry in taken),
     }
 
 
@@ -136,7 +137,7 @@ class PostgresSink:
     ) -> None:
         self._conninfo = conninfo(dsn)
         stored = [column for column in columns if column.stored]
-        self._statement = write_statement(table, stored)
+        self._statement = compose("write_batch", table, stored)
         self._encoders = [arrays.encoding(column)[1] for column in stored]
         self._prepare = prepare
         self._give_up = give_up_seconds
@@ -242,7 +243,7 @@ class PostgresSink:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo, autocommit=True, prepare_threshold=5 if self._prepare else None
         )
-        arrays.register(connection)
+        connection.adapters.register_dumper(arrays.BinaryArray, arrays.BinaryArrayDumper)
         return connection
 
 

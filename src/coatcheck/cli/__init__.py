@@ -1,0 +1,65 @@
+"""The command line: parse, call `app`, print. No logic.
+
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 dependency unreachable, 4 refused by policy, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from coatcheck.cli.commands import cli
+from coatcheck.cli.terminal import fail, note
+from coatcheck.errors import CoatcheckError, ConfigError
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main() -> NoReturn:
+    """Run the command line and exit. No value of a message ever leaves through an error here."""
+    sys.exit(_main())
+
+
+def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
+    try:
+        cli.main(prog_name="coatcheck", standalone_mode=False)
+    except CoatcheckError as error:
+        return fail(error)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.Abort:
+        note("coatcheck: interrupted")
+        return _INTERRUPTED
+    except click.ClickException as error:
+        return fail(ConfigError(_lower(error.format_message()), hint=_usage(error)))
+    except BrokenPipeError:  # `coatcheck status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        note("coatcheck: interrupted")
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        return fail(
+            CoatcheckError(
+                f"internal error: {type(error).__name__} at {where}",
+                hint="this is a bug in coatcheck: please report it with this line and the command",
+            )
+        )
+    return 0
+
+
+def _lower(text: str) -> str:
+    return (text[:1].lower() + text[1:]).rstrip(".")
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context else "see `coatcheck --help`"

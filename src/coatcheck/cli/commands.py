@@ -1,0 +1,251 @@
+"""The commands of the road. Each reads the configuration, calls one function of `app`, and prints what it returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from coatcheck import __version__
+from coatcheck.cli import terminal
+from coatcheck.cli.keys import keys
+from coatcheck.cli.quarantine import quarantine
+from coatcheck.cli.sections import Sections
+
+if TYPE_CHECKING:
+    from coatcheck.config import Config
+    from coatcheck.pipeline.runner import Counts
+
+# imports of what a command needs stand in the command: `--help` answers in 0.1 s
+
+
+class _Cli(Sections):
+    sections: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Start here": ("demo", "init", "check", "migrate"),
+        "The road": ("run", "send", "status"),
+        "What went wrong": ("quarantine", "redrive"),
+        "Keys": ("keys",),
+    }
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="coatcheck", message="%(prog)s %(version)s")
+@click.option(
+    "--config", "file", metavar="PATH", help="Configuration file (COATCHECK_CONFIG; default ./coatcheck.toml)."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+@click.pass_context
+def cli(context: click.Context, file: str | None, verbose: bool) -> None:
+    """Moves JSON messages from Amazon SQS into PostgreSQL and checks the personal data at the door.
+
+    Every PII value becomes a token that analysts can join and count on; each message becomes exactly one row or one
+    sealed quarantine entry. With no configuration at all, the built-in login pipeline runs.
+    """
+    from coatcheck.ops import logs
+
+    logs.configure(verbose=verbose)
+    context.obj = file
+
+
+cli.add_command(quarantine)
+cli.add_command(keys)
+
+
+def configuration(context: click.Context) -> Config:
+    """Read the configuration that the global options name."""
+    from coatcheck.config import load
+
+    return load(context.obj)
+
+
+@cli.command()
+@click.option("--keys", "with_keys", is_flag=True, help="Make a local keyring beside the file, too.")
+@click.option("--path", default="coatcheck.toml", show_default=True, metavar="FILE", help="Where to write.")
+def init(path: str, with_keys: bool) -> None:
+    """Write coatcheck.toml, the login pipeline to start from. Never overwrites."""
+    from coatcheck.cli.keys import announce
+    from coatcheck.config import load, write_default
+
+    write_default(Path(path))
+    terminal.out(f"wrote {path}")
+    if with_keys:
+        announce(load(path))
+    terminal.note("next: `coatcheck check` tells what else is needed, `coatcheck migrate` makes the tables")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
+@click.pass_context
+def check(context: click.Context, as_json: bool) -> None:
+    """Verify configuration, keys, queue, database, schema and privileges; report everything at once."""
+    from dataclasses import asdict
+
+    from coatcheck import app
+    from coatcheck.worker import run_async
+
+    findings = run_async(app.check(configuration(context)))
+    errors = [finding for finding in findings if finding.level == "error"]
+    if as_json:
+        terminal.out_json([asdict(finding) for finding in findings])
+    else:
+        for component in ("config", "keys", "queue", "database"):
+            mine = [finding for finding in findings if finding.component == component]
+            if not any(finding.level == "error" for finding in mine):
+                terminal.out(f"ok      {component}")
+            for finding in mine:
+                terminal.out(f"{finding.level:<7} {component}: {finding.what}")
+                if finding.hint:
+                    terminal.out(f"        hint: {finding.hint}")
+    if errors:
+        context.exit(1)
+
+
+@cli.command()
+@click.pass_context
+def migrate(context: click.Context) -> None:
+    """Create or upgrade coatcheck's tables, and the target table where there is none. Safe while workers run."""
+    from coatcheck import app
+
+    config = configuration(context)
+    done = app.migrate(config)
+    for name in done.applied:
+        terminal.out(f"applied {name}")
+    if done.created_table:
+        terminal.out(f"created table {config.target.table}")
+    if done.pruned:
+        terminal.out(f"pruned {done.pruned} slots of the ledger")
+    if not (done.applied or done.created_table):
+        terminal.out("nothing to do: the schema is up to date")
+
+
+@cli.command()
+@click.option("--drain", is_flag=True, help="Stop when the queue stays empty.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Supervised processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object at the end.")
+@click.option("--supervised", is_flag=True, hidden=True, help="This process is a worker of a supervisor.")
+@click.pass_context
+def run(context: click.Context, drain: bool, workers: int, as_json: bool, supervised: bool) -> None:
+    """Consume messages until stopped (SIGTERM or Ctrl-C: finish, release the rest, exit 0)."""
+    from coatcheck.worker import run_worker
+
+    config = configuration(context)
+    if supervised:
+        counts = run_worker(config, drain=drain, tick=_report, tick_s=0.5, supervised=True)
+        _report(counts)
+        return
+    with terminal.progress("loading") as show:
+
+        def tick(counts: Counts) -> None:
+            show(counts.acked, f"{counts.loaded:,} loaded, {counts.rejected:,} rejected")
+
+        if workers == 1:
+            counts = run_worker(config, drain=drain, tick=tick)
+        else:
+            counts = _supervise(context, workers=workers, drain=drain, tick=tick)
+    if as_json:
+        terminal.out_json(counts.as_dict())
+    else:
+        terminal.out(terminal.summary(counts))
+
+
+def _report(counts: Counts) -> None:
+    terminal.out_json(counts.as_dict())
+    sys.stdout.flush()
+
+
+def _supervise(context: click.Context, *, workers: int, drain: bool, tick: Callable[[Counts], None]) -> Counts:
+    from coatcheck.supervisor import supervise
+
+    arguments = ["--config", context.obj] if context.obj else []
+    arguments += ["run", "--supervised", *(["--drain"] if drain else [])]
+    return supervise(arguments, workers=workers, drain=drain, tick=tick)
+
+
+@cli.command()
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="surrogatepass"))
+@click.option("--as-new", is_flag=True, help="Send as new messages: lines that were sent before are loaded again.")
+@click.option("--create-queue", is_flag=True, help="Create the queue if there is none.")
+@click.pass_context
+def send(context: click.Context, file: Any, as_new: bool, create_queue: bool) -> None:
+    """Put the bodies in FILE, one a line, on the queue ("-" is standard input).
+
+    Each line carries its own key, so that sending a file again, after a crash or by mistake, adds no rows.
+    """
+    from coatcheck import app
+    from coatcheck.worker import run_async
+
+    config = configuration(context)
+
+    async def work() -> int:
+        total = 0
+        with terminal.progress("sending") as show:
+            async for sent in app.send(config, file, as_new=as_new, create_queue=create_queue):
+                total += sent
+                show(total, f"{total:,} sent")
+        return total
+
+    terminal.out(f"sent {run_async(work()):,} messages")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show queue depth, in flight, lag, rates, quarantine and keys."""
+    from dataclasses import asdict
+
+    from coatcheck import app
+    from coatcheck.worker import run_async
+
+    found = run_async(app.status(configuration(context)))
+    if as_json:
+        terminal.out_json(asdict(found))
+        return
+    queue = found.queue
+    lag = "-" if found.lag_s is None else f"{found.lag_s:,.1f} s from send to commit"
+    held = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.quarantined.items()))
+    lines = {
+        "queue": f"{queue['visible']:,} waiting, {queue['in_flight']:,} in flight, {queue['delayed']:,} delayed",
+        "last minute": f"{found.loaded_last_minute:,} loaded, {found.duplicates_last_minute:,} duplicates",
+        "newest": found.newest_commit or "nothing loaded yet",
+        "lag": lag,
+        "quarantine": held or "empty",
+        "keys": f"{found.keys['provider']}, tenant {found.keys['tenant']}, token key {found.keys['kid']}",
+    }
+    for name, text in lines.items():
+        terminal.out(f"{name:<12} {text}")
+
+
+@cli.command()
+@click.option("--from", "origin", metavar="QUEUE", help="Dead-letter queue, name or URL; default: the queue's own.")
+@click.option("--limit", type=click.IntRange(1), help="Most messages to move.")
+@click.pass_context
+def redrive(context: click.Context, origin: str | None, limit: int | None) -> None:
+    """Move dead letters back to the queue. They keep their identity: what was loaded before is not loaded twice."""
+    from coatcheck import app
+    from coatcheck.worker import run_async
+
+    config = configuration(context)
+
+    async def work() -> int:
+        total = 0
+        with terminal.progress("moving") as show:
+            async for moved in app.redrive(config, origin, limit):
+                total += moved
+                show(total, f"{total:,} moved")
+        return total
+
+    terminal.out(f"moved {run_async(work()):,} messages")
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Leave both servers running and say how to look around.")
+@click.option("--messages", default=300, show_default=True, type=click.IntRange(50, 100_000), help="Sample logins.")
+def demo(keep: bool, messages: int) -> None:
+    """Walk the whole road on embedded SQS and PostgreSQL: no Docker, no AWS, nothing to set up."""
+    from coatcheck.demo.show import show
+
+    show(messages=messages, keep=keep)

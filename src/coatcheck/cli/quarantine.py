@@ -1,0 +1,138 @@
+"""`coatcheck quarantine`: what could not be loaded, why, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from coatcheck.cli import terminal
+from coatcheck.errors import ConfigError, RefusedError
+
+if TYPE_CHECKING:
+    from coatcheck.config import Config
+    from coatcheck.sinks.postgres.quarantine import Selection
+
+_ids = click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]...")
+_reason = click.option("--reason", help="Only entries with this reason.")
+
+
+@click.group()
+def quarantine() -> None:
+    """Look at, retry or discard what could not be loaded."""
+
+
+def _config(context: click.Context) -> Config:
+    from coatcheck.config import load
+
+    return load(context.obj)
+
+
+def _selection(ids: tuple[int, ...], reason: str | None, *, everything: bool) -> Selection:
+    from coatcheck.sinks.postgres.quarantine import Selection
+
+    if not (ids or reason or everything):
+        raise ConfigError("nothing is selected", hint="give ids, --reason, or --all")
+    return Selection(ids or None, reason)
+
+
+@quarantine.command("list")
+@_reason
+@click.option("--all", "resolved", is_flag=True, help="Loaded and discarded entries, too.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Most entries to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_context
+def list_(context: click.Context, reason: str | None, resolved: bool, limit: int, as_json: bool) -> None:
+    """List entries: id, reason, the column or SQLSTATE it is about, times; never a body."""
+    from dataclasses import asdict
+
+    from coatcheck import app
+    from coatcheck.sinks.postgres.quarantine import Selection
+
+    entries = app.quarantine_entries(_config(context), Selection(None, reason), resolved=resolved, limit=limit)
+    if as_json:
+        for entry in entries:
+            terminal.out_json(asdict(entry))
+        return
+    head = ("id", "reason", "detail", "sent", "received", "tries", "state", "message id")
+    terminal.table(
+        head,
+        (
+            (e.quarantine_id, e.reason, e.detail, f"{e.sent_at:%Y-%m-%d %H:%M:%S}",
+             f"{e.received_at:%Y-%m-%d %H:%M:%S}", e.attempts, e.state, e.message_id)
+            for e in entries
+        ),
+    )  # fmt: skip
+
+
+@quarantine.command()
+@click.argument("quarantine_id", type=click.IntRange(1), metavar="ID")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write the body to a new file that only you can read.")
+@click.pass_context
+def show(context: click.Context, quarantine_id: int, output: str | None) -> None:
+    """Open one body and show it on the terminal. Needs the private key. The body is personal data."""
+    from coatcheck import app
+
+    if output is None and not sys.stdout.isatty():
+        raise RefusedError("a body is shown on a terminal only", hint="write it to a file of your own: --output FILE")
+    body = app.quarantine_body(_config(context), quarantine_id)
+    if body is None:
+        raise ConfigError(f"there is no held entry {quarantine_id}", hint="see `coatcheck quarantine list`")
+    if output is None:
+        terminal.out(_printable(body))
+        return
+    _write_private(Path(output), body)
+    terminal.out(f"wrote {output}")
+
+
+def _printable(body: str) -> str:
+    """Escape what a terminal would obey rather than show."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in body)
+
+
+def _write_private(path: Path, body: str) -> None:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", hint="name a file that does not") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(body)
+
+
+@quarantine.command()
+@_ids
+@_reason
+@click.option("--all", "everything", is_flag=True, help="Every held entry.")
+@click.pass_context
+def retry(context: click.Context, ids: tuple[int, ...], reason: str | None, everything: bool) -> None:
+    """Send held messages down the road again, after [columns] or the database was mended. Needs the private key."""
+    from coatcheck import app
+
+    done = app.quarantine_retry(_config(context), _selection(ids, reason, everything=everything))
+    again = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.rejected.items()))
+    terminal.out(
+        f"{done.loaded:,} loaded, {sum(done.rejected.values()):,} rejected again" + (f": {again}" if again else "")
+    )
+
+
+@quarantine.command()
+@_ids
+@_reason
+@click.option("--all", "everything", is_flag=True, help="Every held entry.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def discard(context: click.Context, ids: tuple[int, ...], reason: str | None, everything: bool, yes: bool) -> None:
+    """Give held messages up for good: their bodies are erased, the entries stay as a record."""
+    from coatcheck import app
+
+    selection = _selection(ids, reason, everything=everything)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RefusedError("discarding erases bodies for good", hint="say --yes")
+        click.confirm("erase these bodies for good?", abort=True, err=True)
+    terminal.out(f"discarded {app.quarantine_discard(_config(context), selection):,} messages")

@@ -1,0 +1,88 @@
+"""Everything that is printed, and the rules it follows.
+
+* Results go to stdout, everything else to stderr.
+* Errors are `coatcheck: error: ...` and `coatcheck: hint: ...`, lower case, without a full stop.
+* Colour and progress bars on a terminal only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coatcheck.errors import CoatcheckError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coatcheck.pipeline.runner import Counts
+
+
+def out(text: str = "") -> None:
+    """Print a line of the result."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a line for the human at the terminal."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    note(click.style("coatcheck: warning: ", fg="yellow") + text)
+
+
+def fail(error: CoatcheckError) -> int:
+    """Print an error with its hint; return its exit code."""
+    note(click.style("coatcheck: error: ", fg="red") + error.message)
+    if error.hint:
+        note(click.style("coatcheck: hint: ", fg="cyan") + error.hint)
+    return error.exit_code
+
+
+def out_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in aligned columns, numbers to the right."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(title), *(len(row[i]) for row in cells)) if cells else len(title) for i, title in enumerate(head)]
+    right = [bool(cells) and all(row[i].replace(".", "").isdigit() for row in cells) for i in range(len(head))]
+    for row in [list(head), *cells]:
+        line = "  ".join(
+            cell.rjust(width) if side else cell.ljust(width)
+            for cell, width, side in zip(row, widths, right, strict=True)
+        )
+        out(line.rstrip())
+
+
+def summary(counts: Counts) -> str:
+    """Say in one line what a run did."""
+    rate = counts.received / counts.seconds if counts.seconds else 0.0
+    return (
+        f"{counts.received:,} received, {counts.loaded:,} loaded, {counts.duplicates:,} duplicates, "
+        f"{counts.rejected:,} rejected, {counts.acked:,} acked in {counts.seconds:.1f} s ({rate:,.0f}/s)"
+    )
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """Show a progress bar on a terminal; the function takes (done so far, text). Nothing when piped."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=text)

@@ -1,0 +1,150 @@
+"""The quarantine's table: list, fetch sealed bodies, load what a second try makes good, discard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import psycopg
+from psycopg.rows import class_row
+
+from coatcheck.pipeline.columns import Column
+from coatcheck.pipeline.message import DataKey, Message, Reject, Sealed, Value
+from coatcheck.sinks.postgres import arrays
+from coatcheck.sinks.postgres.schema import connect
+from coatcheck.sinks.postgres.sink import compose
+from coatcheck.sinks.postgres.sqlstate import Verdict, sqlstate_of, stop_error, verdict
+from coatcheck.sql import query
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A quarantine entry as anybody may see it: no body."""
+
+    quarantine_id: int
+    message_id: str
+    reason: str
+    detail: str
+    sent_at: datetime
+    received_at: datetime
+    quarantined_at: datetime
+    attempts: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A held entry with its sealed body. `message` is what arrived, but for the body, which is empty until opened."""
+
+    quarantine_id: int
+    key: bytes
+    reason: str
+    message: Message
+    sealed: Sealed
+    data_key: DataKey
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries: by id, by reason, or all held ones when both are None."""
+
+    ids: tuple[int, ...] | None = None
+    reason: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the named parameters of the quarantine queries."""
+        return {"ids": list(self.ids) if self.ids is not None else None, "reason": self.reason}
+
+
+class Quarantine:
+    """The quarantine of one database. Use as a context manager; methods raise UnreachableError and ConfigError."""
+
+    def __init__(self, dsn: str, table: str, columns: Sequence[Column]) -> None:
+        self._connection = connect(dsn)
+        stored = [column for column in columns if column.stored]
+        self._encoders = [arrays.encoding(column)[1] for column in stored]
+        self._load = compose("quarantine_load", table, stored)
+        self._connection.adapters.register_dumper(arrays.BinaryArray, arrays.BinaryArrayDumper)
+
+    def __enter__(self) -> Self:
+        """Return the open quarantine."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def entries(self, selection: Selection, *, resolved: bool = False, limit: int = 100) -> list[Entry]:
+        """Return held entries (with `resolved` all of them), oldest first."""
+        parameters = selection.parameters() | {"all": resolved, "after": 0, "limit": limit}
+        with _translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
+            return cursor.execute(query("quarantine_list"), parameters).fetchall()
+
+    def held(self, selection: Selection) -> Iterator[Held]:
+        """Yield held entries with their sealed bodies, oldest first."""
+        after = 0
+        while True:
+            parameters = selection.parameters() | {"after": after, "limit": _PAGE}
+            with _translated("read the quarantine"):
+                page = self._connection.execute(query("quarantine_open"), parameters).fetchall()
+            if not page:
+                return
+            yield from map(_held, page)
+            after = page[-1][0]
+
+    def load(self, held: Held, values: tuple[Value, ...]) -> str | None:
+        """Insert the row and mark the entry loaded, once; return None, or the SQLSTATE of a refused row."""
+        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id}
+        parameters |= {
+            f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
+        }
+        try:
+            self._connection.execute(self._load, parameters)
+        except psycopg.Error as error:
+            code = sqlstate_of(error)
+            if verdict(code) is Verdict.BISECT:
+                return code
+            raise stop_error(error, "load from the quarantine") from None
+        return None
+
+    def rejected_again(self, held: Held, reject: Reject) -> None:
+        """Note a further try that failed."""
+        parameters = {"quarantine_id": held.quarantine_id, "reason": str(reject.reason), "detail": reject.detail}
+        with _translated("write to the quarantine"):
+            self._connection.execute(query("quarantine_again"), parameters)
+
+    def discard(self, selection: Selection) -> int:
+        """Erase the bodies of held entries and mark them discarded; return how many."""
+        with _translated("discard from the quarantine"):
+            return self._connection.execute(query("quarantine_discard"), selection.parameters()).rowcount
+
+    def status(self) -> tuple[Any, ...]:
+        """Return (rows loaded and duplicates in the last minute, newest commit, its lag in s, held by reason)."""
+        with _translated("read the status"):
+            found = self._connection.execute(query("status")).fetchone()
+        return found or (0, 0, None, None, {})
+
+
+def _held(row: tuple[Any, ...]) -> Held:
+    number, key, message_id, origin, reason, sent_ms, received_ms, nonce, ciphertext, dek_id, kek, wrapped = row
+    return Held(
+        number,
+        key.bytes,
+        reason,
+        Message(message_id, "", sent_ms, "", 1, received_ms, origin),
+        Sealed(dek_id.bytes, nonce, ciphertext),
+        DataKey(dek_id.bytes, kek, wrapped),
+    )
+
+
+@contextmanager
+def _translated(action: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise stop_error(error, action) from None

@@ -1,0 +1,225 @@
+"""What people do with a queue beside reading it: look at it, send to it, move its dead letters back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from coatcheck.errors import CoatcheckError, ConfigError, Finding
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body
+from coatcheck.sources.sqs_client import SqsClient, decode_batch
+from coatcheck.sources.sqs_entries import delete
+
+MAX_BYTES = 2**20
+"""The most bytes SQS takes in a message, and in a batch (since August 2025)."""
+
+_MOST = 10
+_MIN_VISIBILITY_S = 10
+_MIN_RECEIVES = 3
+_ATTRIBUTES_MOST = 10
+_CONTROL_S = 30.0
+_EMPTY_POLLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue as SQS describes it, and what `check` has to say of it."""
+
+    url: str
+    attributes: dict[str, str]
+    findings: tuple[Finding, ...]
+
+
+def _queue_error(what: str, hint: str) -> Finding:
+    return Finding("queue", "error", what, hint)
+
+
+def _queue_advice(what: str, hint: str) -> Finding:
+    return Finding("queue", "advice", what, hint)
+
+
+async def inspect(client: SqsClient, queue: str, *, batch_s: float) -> QueueState:
+    """Read the queue's attributes; `batch_s` is the longest a message waits for its batch. Raises UnreachableError."""
+    url = await client.queue_url(queue)
+    attributes = await client.get_queue_attributes(url, ["All"])
+    return QueueState(url, attributes, tuple(queue_findings(attributes, batch_s=batch_s)))
+
+
+def queue_findings(attributes: dict[str, str], *, batch_s: float) -> Iterator[Finding]:
+    """Yield what is wrong or unwise about a queue with these attributes."""
+    visibility = int(attributes.get("VisibilityTimeout", 30))
+    if visibility < batch_s * 3:
+        yield _queue_error(
+            f"the visibility timeout of {visibility} s is too short for batches that wait {batch_s:g} s",
+            "set VisibilityTimeout to 30 s or more, or lower [batch] seconds",
+        )
+    elif visibility < _MIN_VISIBILITY_S:
+        yield _queue_advice(
+            f"the visibility timeout of {visibility} s leaves little time to extend it", "set it to 30 s or more"
+        )
+    redrive = attributes.get("RedrivePolicy")
+    if not redrive:
+        yield _queue_advice(
+            "the queue has no dead-letter queue", "set a RedrivePolicy: what nobody can even receive ends there"
+        )
+    elif int(_policy(redrive).get("maxReceiveCount", 0)) < _MIN_RECEIVES:
+        yield _queue_advice(
+            "maxReceiveCount is below 3: a restart or two would send good messages to the dead-letter queue",
+            "set maxReceiveCount to 5 or more",
+        )
+
+
+def _policy(text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, Any]]:
+    """Yield a SendMessageBatch entry (without its Id) for each line that is not blank.
+
+    Unless `as_new`, each carries a key made of its text and of how often that text has come before, so that sending
+    the same file again adds nothing. Raises ConfigError for a line that SQS cannot take, by its number.
+    """
+    repeats: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        body = line.rstrip("\r\n")
+        if not body.strip():
+            continue
+        if len(body.encode("utf-8", "surrogatepass")) > MAX_BYTES - 256:
+            raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint="nothing of it was sent")
+        entry: dict[str, Any] = {"MessageBody": body}
+        if not as_new:
+            origin = origin_for_body(body, 0)
+            repeats[origin] = repeats.get(origin, -1) + 1
+            value = origin_for_body(body, repeats[origin]) if repeats[origin] else origin
+            entry["MessageAttributes"] = {ORIGIN_ATTRIBUTE: {"DataType": "String", "StringValue": value}}
+        yield entry
+
+
+def _size(entry: dict[str, Any]) -> int:
+    attributes = entry.get("MessageAttributes", {})
+    extra = sum(len(name) + len(str(value)) for name, value in attributes.items())
+    return len(entry["MessageBody"].encode("utf-8", "surrogatepass")) + extra
+
+
+def batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut entries into batches of ten and 1 MiB at most, in order."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for entry in entries:
+        more = _size(entry)
+        if batch and (len(batch) == _MOST or size + more > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += more
+    if batch:
+        yield batch
+
+
+async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -> AsyncIterator[int]:
+    """Send entries, several batches at once; yield the number sent after each. Raises CoatcheckError."""
+    fifo = url.endswith(".fifo")
+    waiting: set[asyncio.Task[int]] = set()
+    try:
+        for batch in batches(entries):
+            if fifo:  # order within the file is order within the group
+                grouped = [entry | {"MessageGroupId": "coatcheck-send"} for entry in batch]
+                yield await _send_batch(client, url, grouped)
+                continue
+            waiting.add(asyncio.create_task(_send_batch(client, url, batch)))
+            if len(waiting) >= _MOST:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        for sent in asyncio.as_completed(waiting):
+            yield await sent
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, Any]]) -> int:
+    numbered = [entry | {"Id": str(place)} for place, entry in enumerate(entries)]
+    if url.endswith(".fifo"):
+        for entry in numbered:
+            origin = entry.get("MessageAttributes", {}).get(ORIGIN_ATTRIBUTE)
+            if origin is not None:
+                entry.setdefault("MessageDeduplicationId", origin["StringValue"].replace(":", "_"))
+    payload = msgspec.json.encode({"QueueUrl": url, "Entries": numbered})
+    answer = decode_batch(await client.call_retrying("SendMessageBatch", payload, timeout=_CONTROL_S))
+    if answer.failed:
+        codes = ", ".join(sorted({entry.code for entry in answer.failed}))
+        raise CoatcheckError(
+            f"SQS refused {len(answer.failed)} of {len(entries)} messages ({codes})",
+            hint="send the file again: what has arrived is not loaded twice",
+        )
+    return len(entries)
+
+
+async def dead_letter_queue(client: SqsClient, url: str) -> str:
+    """Return the URL of the queue's dead-letter queue. Raises ConfigError when it has none."""
+    attributes = await client.get_queue_attributes(url, ["RedrivePolicy"])
+    arn = str(_policy(attributes.get("RedrivePolicy", "")).get("deadLetterTargetArn", ""))
+    if not arn:
+        raise ConfigError(
+            "the queue has no dead-letter queue", hint="name the queue to move from: `coatcheck redrive --from NAME`"
+        )
+    url = await client.queue_url(arn.rsplit(":", 1)[-1])
+    return str(url)
+
+
+async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | None = None) -> AsyncIterator[int]:
+    """Move messages from a dead-letter queue to the queue, keeping their identity; yield the number of each batch.
+
+    A copy is sent before the original is deleted: what fails in between is there twice, and loaded once.
+    """
+    request: dict[str, Any] = {
+        "QueueUrl": origin_url,
+        "WaitTimeSeconds": 1,
+        "VisibilityTimeout": 60,
+        "MessageSystemAttributeNames": ["SentTimestamp", "MessageGroupId"],
+        "MessageAttributeNames": ["All"],
+    }
+    moved = empty = 0
+    while empty < _EMPTY_POLLS and (limit is None or moved < limit):
+        request["MaxNumberOfMessages"] = _MOST if limit is None else min(_MOST, limit - moved)
+        payload = msgspec.json.encode(request)
+        answer = await client.call_retrying("ReceiveMessage", payload, timeout=_CONTROL_S)
+        raw = msgspec.json.decode(answer).get("Messages", [])
+        empty = 0 if raw else empty + 1
+        for batch in batches(_copy(entry) for entry in raw):
+            receipts = [entry.pop("ReceiptHandle") for entry in batch]
+            await _send_batch(client, url, batch)
+            await delete(client, origin_url, receipts, timeout=_CONTROL_S)
+            moved += len(batch)
+            yield len(batch)
+
+
+def _copy(raw: dict[str, Any]) -> dict[str, Any]:
+    """Make the entry that sends a received message again, its identity in an attribute."""
+    attributes = {
+        name: {key: value for key, value in attribute.items() if key in ("DataType", "StringValue", "BinaryValue")}
+        for name, attribute in raw.get("MessageAttributes", {}).items()
+    }
+    system = raw.get("Attributes", {})
+    if ORIGIN_ATTRIBUTE not in attributes:
+        value = f"id:{raw['MessageId']}:{system.get('SentTimestamp', '0')}"
+        attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": value}
+    if len(attributes) > _ATTRIBUTES_MOST:
+        raise CoatcheckError(
+            f"message {raw['MessageId']} has ten attributes already, none is free for its identity",
+            hint="move it by hand; it stays in the dead-letter queue",
+        )
+    copy = {"MessageBody": raw["Body"], "MessageAttributes": attributes, "ReceiptHandle": raw["ReceiptHandle"]}
+    if "MessageGroupId" in system:
+        copy["MessageGroupId"] = system["MessageGroupId"]
+    return copy

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import unicodedata
+from enum import IntEnum
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coatcheck.errors import ConfigError
+from coatcheck.keys import forms
+from coatcheck.keys.forms import Form, FormError, form_id, ip_v1, text_v1
+from coatcheck.pipeline.message import Reason
+
+MAPPED = bytes(10) + b"\xff\xff"
+
+
+def reference(text: str) -> bytes | None:
+    """Parse the slow and plain way."""
+    try:
+        address = ipaddress.ip_address(text.strip(" \t\n\r\f\v"))
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return MAPPED + address.packed
+    return None if address.scope_id is not None else address.packed
+
+
+def ours(text: str) -> bytes | None:
+    try:
+        return ip_v1(text)
+    except FormError:
+        return None
+
+
+def reason_of(value: object, form: Form) -> Reason:
+    with pytest.raises(FormError) as caught:
+        form.canonical(value)
+    return caught.value.reason
+
+
+def outcome(value: object, form: Form) -> bytes | Reason:
+    try:
+        return form.canonical(value)
+    except FormError as error:
+        return error.reason
+
+
+def spellings(address: ipaddress.IPv6Address) -> list[str]:
+    return [
+        str(address),
+        address.exploded,
+        str(address).upper(),
+        f"{address.exploded[:30]}{ipaddress.IPv4Address(address.packed[12:])}",
+        f"  {address}\n",
+    ]
+
+
+@given(st.ip_addresses(v=4))
+def test_ipv4_is_sixteen_bytes_and_equals_its_mapped_form(address: ipaddress.IPv4Address) -> None:
+    expected = MAPPED + address.packed
+    assert ip_v1(str(address)) == expected
+    assert ip_v1(f"::ffff:{address}") == expected
+    assert ip_v1(f"::FFFF:{address.packed[:2].hex()}:{address.packed[2:].hex()}") == expected
+    assert ip_v1(f"0:0:0:0:0:ffff:{address}") == expected
+    assert ip_v1(f"\t {address} \n") == expected
+
+
+@given(st.ip_addresses(v=6))
+def test_every_spelling_of_an_ipv6_address_is_its_sixteen_bytes(address: ipaddress.IPv6Address) -> None:
+    assert {ip_v1(text) for text in spellings(address)} == {address.packed}
+
+
+@given(st.ip_addresses())
+def test_the_canonical_ip_is_a_fixed_point(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    packed = ip_v1(str(address))
+    assert ip_v1(str(ipaddress.IPv6Address(packed))) == packed
+
+
+LIKE_AN_ADDRESS = st.one_of(
+    st.text("0123456789abcfF:.%/ x", max_size=24),
+    st.lists(st.sampled_from(["0", "00", "1", "01", "255", "256", "abcd", "00001", "", "1.2.3.4"]), max_size=10).map(
+        ":".join
+    ),
+    st.lists(st.sampled_from(["0", "00", "1", "01", "9", "255", "256", "1000", "", " 1", "٣"]), max_size=6).map(
+        ".".join
+    ),
+    st.text(),
+)
+
+
+@given(LIKE_AN_ADDRESS)
+@example("::")
+@example("1:2:3:4:5:6:7::")
+@example("::2:3:4:5:6:7:8")
+@example("1:2:3:4:5:6:7::8")
+@example("1::2::3")
+@example(":1:2:3:4:5:6:7")
+@example("1:2:3:4:5:6:7:8:9")
+@example("::1.2.3.256")
+@example("1.2.3.4:5::")
+def test_the_fast_parser_agrees_with_ipaddress(text: str) -> None:
+    assert ours(text) == reference(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fe80::1%eth0", "fe80::1%1", "1.2.3.4%1", "1.2.3.4:80", "[::1]", "[::1]:80", "10.0.0.0/8", "::/0", "01.2.3.4",
+        "1.2.3.04", "1.2.3.00", "::ffff:01.2.3.4", "::ffff:1.2.3.4%1", "1.2.3", "1", "0x1.2.3.4", "1.2.3.4.",
+        "::00001", "12345::", "1.2.3.-4", "1.2.3.4\0", "::1\0", "\0", "٣.1.1.1", "::٣", "\ud800", "::\ud800",
+        "1 .2.3.4", "\xa01.2.3.4", "localhost", ":", ":::", "1.2.3.4 1.2.3.4", "+1.2.3.4", "1..2.3", "1.2.3.4,5.6.7.8",
+    ],
+)  # fmt: skip
+def test_what_is_not_exactly_an_address_is_refused(text: str) -> None:
+    assert reason_of(text, Form("ip")) is Reason.NOT_AN_IP
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\t\n"])
+def test_no_text_is_no_address(text: str) -> None:
+    assert reason_of(text, Form("ip")) is Reason.EMPTY_VALUE
+
+
+@pytest.mark.parametrize("value", [None, 1, 16909060, 1.5, True, b"1.2.3.4", ["1.2.3.4"], {":": 1}])
+def test_an_address_is_text(value: object) -> None:
+    assert reason_of(value, Form("ip")) is Reason.WRONG_TYPE
+
+
+def test_a_lenient_c_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lenient(family: int, text: str) -> bytes:
+        if family == socket.AF_INET:  # as macOS: leading zeros are fine
+            return bytes(int(part) for part in text.split("."))
+        return socket.inet_pton(family, text.partition("%")[0])
+
+    monkeypatch.setattr(forms, "_to_bytes", lenient)
+    assert ip_v1("1.2.3.4") == MAPPED + bytes([1, 2, 3, 4])
+    for text in ("1.2.3.04", "01.2.3.4", "::ffff:01.2.3.4", "fe80::1%eth0", "::00001"):
+        assert ours(text) is None
+
+
+OPTIONS = st.fixed_dictionaries({"casefold": st.booleans(), "strip_chars": st.sampled_from(["", "-:", " ", "-. _/"])})
+TEXTS = st.one_of(
+    st.text(),
+    st.text(
+        "aAeEß\u017fİ\u0131ΣςάΆΐᾴ\u0345\u0301\u0316\u0308-: ńǰ\u212bK\u2126;\u037e\u0958각"
+        "\u1100\u1161\u11a8\u2000\u3000"
+    ),
+)
+
+
+@given(TEXTS, OPTIONS)
+def test_the_canonical_text_is_a_fixed_point(text: str, options: dict[str, object]) -> None:
+    form = Form("text", **options)  # type: ignore[arg-type]
+    try:
+        canonical = form.canonical(text)
+    except FormError:
+        return
+    assert form.canonical(canonical.decode()) == canonical
+
+
+@given(TEXTS, OPTIONS)
+def test_texts_of_one_normal_form_are_one(text: str, options: dict[str, object]) -> None:
+    form = Form("text", **options)  # type: ignore[arg-type]
+    spelled = [unicodedata.normalize(name, text) for name in ("NFC", "NFD")]
+    assert len({outcome(each, form) for each in (text, *spelled)}) == 1
+
+
+@given(TEXTS.filter(str.strip), st.text(" \t\n\r\f\v\x85\xa0\u1680\u2003\u2028\u3000", max_size=4))
+def test_white_space_around_is_nothing(text: str, space: str) -> None:
+    try:
+        canonical = text_v1(text)
+    except FormError:
+        return
+    assert text_v1(f"{space}{canonical.decode()}{space}") == canonical
+
+
+def test_white_space_is_what_unicode_says() -> None:
+    assert {chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()} - set(forms._SPACE) == set(
+        "\x1c\x1d\x1e\x1f"
+    )
+
+
+@given(st.integers())
+def test_a_number_is_its_decimal_text(number: int) -> None:
+    assert text_v1(number) == text_v1(str(number)) == str(number).encode()
+
+
+@given(st.text())
+def test_text_keeps_its_letters(text: str) -> None:
+    """No NFKC: the ligature and the full width digit are other identifiers."""
+    try:
+        canonical = text_v1(text).decode()
+    except FormError:
+        return
+    assert canonical == unicodedata.normalize("NFC", text).strip(forms._SPACE)
+
+
+def test_the_options() -> None:
+    assert text_v1(" 59-3:47 ", strip_chars="-:") == b"59347"
+    assert text_v1("- a -", strip_chars="-") == b"a"
+    assert text_v1("Straße", casefold=True) == text_v1("STRASSE", casefold=True) == b"strasse"
+    assert text_v1("00-B0-D0", casefold=True, strip_chars="-:") == text_v1("00:b0:d0", casefold=True, strip_chars="-:")
+    assert text_v1("e-\u0301", strip_chars="-") == "é".encode()
+    assert text_v1("ﬁ") != text_v1("fi")
+    assert text_v1("A") != text_v1("a")
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, float("nan"), None, b"x", [], ["x"], {}, {"a": 1}, ("x",)])
+def test_what_is_neither_text_nor_a_whole_number_is_refused(value: object) -> None:
+    assert reason_of(value, Form()) is Reason.WRONG_TYPE
+
+
+def test_an_enum_is_no_number() -> None:
+    assert reason_of(IntEnum("Colour", "RED").RED, Form()) is Reason.WRONG_TYPE  # type: ignore[attr-defined]
+
+
+def test_numbers_end_at_4300_digits() -> None:
+    assert len(text_v1(10**4300 - 1)) == 4300
+    assert len(text_v1(1 - 10**4300)) == 4301
+    assert reason_of(10**4300, Form()) is Reason.WRONG_TYPE
+    assert reason_of(-(10**4300), Form()) is Reason.WRONG_TYPE
+    assert reason_of(1 << 10_000_000, Form()) is Reason.WRONG_TYPE
+
+
+def test_a_process_with_a_lower_limit_refuses_earlier() -> None:
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        assert reason_of(10**1000, Form()) is Reason.WRONG_TYPE
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "a\0b", "\0", "é\0", "\udc80é"])
+def test_text_that_no_database_takes_is_refused(text: str) -> None:
+    assert reason_of(text, Form()) is Reason.INVALID_TEXT
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u3000\u2028", "\n"])
+def test_nothing_is_refused(text: str) -> None:
+    assert reason_of(text, Form()) is Reason.EMPTY_VALUE
+    assert reason_of(f"-{text}-", Form(strip_chars="-")) is Reason.EMPTY_VALUE
+
+
+def test_a_pile_of_marks_is_refused_before_it_costs_seconds() -> None:
+    assert text_v1("a" + "\u0316" * 64)
+    assert reason_of("a" + "\u0316" * 65, Form()) is Reason.INVALID_TEXT
+    assert reason_of("a" + "\u0301\u0316" * 200_000, Form()) is Reason.INVALID_TEXT
+    # and the pile that only appears when the characters between are taken out
+    assert reason_of("a" + "\u0301-\u0316-" * 100_000, Form(strip_chars="-")) is Reason.INVALID_TEXT
+    assert text_v1("ä" * 100_000) == ("ä" * 100_000).encode()
+
+
+def test_form_ids_are_frozen() -> None:
+    assert form_id("ip") == Form("ip").form_id == "ip/v1"
+    assert form_id("text") == Form().form_id == "text/v1"
+    assert Form(casefold=True).form_id == "text/v1+casefold"
+    assert Form(casefold=True, strip_chars=":-:").form_id == "text/v1+casefold+strip=-:"
+    assert form_id("text", strip_chars=":-:") == Form(strip_chars="-:").form_id == "text/v1+strip=-:"
+
+
+def test_equal_forms_are_one_form() -> None:
+    assert Form(strip_chars=":-") == Form(strip_chars="--:")
+    assert len({Form(strip_chars=":-"), Form(strip_chars="--:"), Form(), Form("ip")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "casefold", "strip_chars"),
+    [("email", False, ""), ("ip", True, ""), ("ip", False, "-"), ("text", False, "a"), ("text", False, "0"),
+     ("text", False, "\n"), ("text", False, "\0"), ("text", False, "\u2013")],
+)  # fmt: skip
+def test_impossible_forms_are_refused(kind: str, casefold: bool, strip_chars: str) -> None:  # noqa: FBT001 - a case
+    with pytest.raises(ConfigError) as caught:
+        Form(kind, casefold, strip_chars)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("\ud800canary", Form()),
+        ("canary\0", Form()),
+        ("::canary", Form("ip")),
+        ("\ud800", Form("ip")),
+        ("1.2\0", Form("ip")),
+        (["canary"], Form()),
+        ("canary" + "\u0316" * 65, Form()),
+    ],
+)
+def test_an_error_holds_nothing_of_the_value(value: object, form: Form) -> None:
+    with pytest.raises(FormError) as caught:
+        form.canonical(value)
+    error = caught.value
+    assert (error.__context__, error.__cause__) == (None, None)
+    assert error.args == (error.reason.value,)
+    assert "canary" not in repr(error)
