@@ -22,9 +22,7 @@ DEVICE_TYPES = ("android", "ios")
 FIRST_ADDRESS = 0xF000_0000
 ADDRESSES = 0x0FFF_FFFF  # 240.0.0.0 to 255.255.255.254, without the broadcast address
 DEVICES = 1_000_000_000
-ADDRESS_STEP = (
-    179_424_673  # coprime to ADDRESSES: i -> i * step mod n visits each value once, in no visible order
-)
+ADDRESS_STEP = 179_424_673  # coprime to ADDRESSES: i -> i * step mod n visits each value once, in no visible order
 DEVICE_STEP = 387_420_489  # coprime to DEVICES
 
 

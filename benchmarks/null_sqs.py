@@ -148,10 +148,7 @@ class NullSqs:
 
     def _receive(self, body: bytes) -> Response:
         request = read_receive(body)
-        if (
-            not 1 <= request.max_number_of_messages <= PER_RECEIVE
-            or not 0 <= request.wait_time_seconds <= MAX_WAIT
-        ):
+        if not 1 <= request.max_number_of_messages <= PER_RECEIVE or not 0 <= request.wait_time_seconds <= MAX_WAIT:
             raise RefusedError("InvalidParameterValue")
         response = self._supply.take(request.max_number_of_messages)
         if response is None:
@@ -186,8 +183,7 @@ class NullSqs:
         entries = read_entries(body)
         self._sent += len(entries)
         sent = [
-            {"Id": entry.id, "MessageId": entry.id, "MD5OfMessageBody": md5(entry.message_body)}
-            for entry in entries
+            {"Id": entry.id, "MessageId": entry.id, "MD5OfMessageBody": md5(entry.message_body)} for entry in entries
         ]
         return json_response({"Successful": sent, "Failed": []}), 0.0
 
@@ -315,20 +311,14 @@ def wait_for_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Non
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.null_sqs", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.null_sqs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--messages", type=int, default=100_000, help="how many the queue holds")
-    parser.add_argument(
-        "--distinct", type=float, default=0.2, help="share of messages with a new address and device"
-    )
+    parser.add_argument("--distinct", type=float, default=0.2, help="share of messages with a new address and device")
     parser.add_argument("--seed", type=int, default=1, help="same seed: same bodies, ids and receipt handles")
     parser.add_argument("--sent-ms", type=int, default=0, help="SentTimestamp of all messages; 0 is now")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="wait before each answer")
-    parser.add_argument(
-        "--empty-wait-ms", type=float, default=200.0, help="longest long poll of an empty queue"
-    )
+    parser.add_argument("--empty-wait-ms", type=float, default=200.0, help="longest long poll of an empty queue")
     return parser.parse_args(arguments)
 
 

@@ -57,12 +57,8 @@ class Supply:
         entries = _entries(messages, distinct, seed, sent_ms)
         self._responses = [_received(chunk) for chunk in _chunks(entries)]
         self._next = 0  # the first response that was not handed out yet
-        self._single: deque[int] = (
-            deque()
-        )  # messages given back, or left over from a receive of fewer than 10
-        self._receives: dict[
-            int, int
-        ] = {}  # receive count so far of the messages in `_single` that came back
+        self._single: deque[int] = deque()  # messages given back, or left over from a receive of fewer than 10
+        self._receives: dict[int, int] = {}  # receive count so far of the messages in `_single` that came back
         self._state = bytearray(messages)
         self.waiting = messages
         self.in_flight = 0

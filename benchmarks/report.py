@@ -171,9 +171,7 @@ def table(summaries: Sequence[Summary]) -> str:
     """Return the aligned table, one line per number of workers."""
     lines = [HEADER, *map(_cells, summaries)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-    )
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:

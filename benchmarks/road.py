@@ -179,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             loader = Loader(installed_command(), folder, extra=extra, timeout=options.timeout)
             loader.make_keys()
             databases = Databases(stack.enter_context(PostgresServer(durable=True)).dsn)
+            if databases.lax:
+                raise BenchmarkError(f"PostgreSQL is not durable: off: {', '.join(databases.lax)}")
             machine: dict[str, str | int | None] = {
                 "cores": os.cpu_count(),
                 "Python": platform.python_version(),

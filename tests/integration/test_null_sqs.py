@@ -86,9 +86,7 @@ def test_a_message_is_a_login_event_with_its_checksum_and_attributes() -> None:
     with queue(messages=10, sent_ms=1_700_000_000_000) as (_, client, url):
         messages = receive(client, url)
     for message in messages:
-        assert (
-            message["MD5OfBody"] == hashlib.md5(message["Body"].encode(), usedforsecurity=False).hexdigest()
-        )
+        assert message["MD5OfBody"] == hashlib.md5(message["Body"].encode(), usedforsecurity=False).hexdigest()
         assert message["Attributes"] == {"SentTimestamp": "1700000000000", "ApproximateReceiveCount": "1"}
         assert len(message["ReceiptHandle"]) == 172
         fields = {"user_id", "app_version", "device_type", "ip", "locale", "device_id"}

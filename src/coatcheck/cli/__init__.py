@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from coatcheck.cli.commands import cli
-from coatcheck.cli.terminal import fail, note
+from coatcheck.terminal import fail, note
 from coatcheck.errors import CoatcheckError, ConfigError
 
 _INTERRUPTED = 130

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from coatcheck import __version__
-from coatcheck.cli import terminal
+from coatcheck import __version__, terminal
 from coatcheck.cli.keys import keys
 from coatcheck.cli.quarantine import quarantine
 from coatcheck.cli.sections import Sections

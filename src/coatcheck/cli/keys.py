@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coatcheck.cli import terminal
+from coatcheck import terminal
 
 if TYPE_CHECKING:
     from coatcheck.config import Config

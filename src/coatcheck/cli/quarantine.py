@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coatcheck.cli import terminal
+from coatcheck import terminal
 from coatcheck.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 `demo.servers` starts it as a script, so it knows the standard library only. It takes one JSON order a line on stdin
 and answers each with one line on stdout. When stdin ends, because its owner closed it or died (SIGKILL included), or
-on SIGTERM, it ends the server and removes the folder. After the order `keep` only SIGTERM, or the server's own end, does.
+on SIGTERM, it ends the server and removes the folder. After the order `keep`, only SIGTERM or the server's own end do.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=order["environment"],
                     pass_fds=[held],
                     start_new_session=True,
                     user=user,

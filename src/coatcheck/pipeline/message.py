@@ -51,7 +51,7 @@ REASONS: dict[Reason, str] = {
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
-    `sent_ms` is the producer's send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
+    `sent_ms` is the send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
     is the identity the message had before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an
     ordinary message.
     """

@@ -80,9 +80,7 @@ def test_the_summary_takes_medians_and_the_start_off() -> None:
 
 
 def test_the_columns_of_the_table_are_aligned() -> None:
-    lines = table(
-        [summarise([run()], [start()]), summarise([run(workers=16, rate=9.0)], [start()])]
-    ).splitlines()
+    lines = table([summarise([run()], [start()]), summarise([run(workers=16, rate=9.0)], [start()])]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[0] == "workers"
     assert [line.split()[0] for line in lines[1:]] == ["1", "16"]
