@@ -18,13 +18,10 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from types import TracebackType
+from typing import ClassVar, Self
 
 from coatcheck.errors import UnreachableError
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
 
 LOOPBACK = "127.0.0.1"
 START_LIMIT = 60.0
@@ -64,6 +61,7 @@ class Server(ABC):
         self.port = 0
         self.pid = 0
         self.folder = Path()
+        self._mark = 0
         self._user: tuple[int, int] | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._guard_pid = 0
@@ -170,19 +168,23 @@ class Server(ABC):
             "TZ": "UTC",
         }
 
+    def _words(self) -> str:
+        """Return what the server has logged since its last launch."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._mark)
+            return log.read().decode(errors="replace")
+
     def _launch(self) -> None:
-        words = ""
         for _ in range(1 if self.port else PORT_ATTEMPTS):
             port = self.port or free_port()
-            seen = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._mark = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._order(self._command(port), port, self.log_path)
             if self._comes_up(port):
                 self.port = port
                 return
-            words = self.log_path.read_bytes()[seen:].decode(errors="replace")
-            if "already in use" not in words:
+            if "already in use" not in self._words():
                 break
-        raise UnreachableError(f"the embedded {self.label} did not start", hint=last_words(words))
+        raise UnreachableError(f"the embedded {self.label} did not start", hint=last_words(self._words()))
 
     def _comes_up(self, port: int) -> bool:
         deadline = time.monotonic() + START_LIMIT

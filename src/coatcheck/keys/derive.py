@@ -27,11 +27,11 @@ def lp(*parts: str | bytes) -> bytes:
 
     No two lists of parts join to the same bytes, and joined lists are the join of the longer list.
     """
-    out: list[bytes] = []
+    out = b""
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        out += (_LENGTH(len(data)), data)
-    return b"".join(out)
+        out += _LENGTH(len(data)) + data
+    return out
 
 
 def expand(root: bytes, *info: str | bytes) -> bytes:

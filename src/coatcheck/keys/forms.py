@@ -72,7 +72,10 @@ def _ipv4(text: str) -> bytes:
     except (OSError, ValueError):
         return b""
     # POSIX.1-2024 allows leading zeros and macOS takes them; others read octal: only one spelling is good.
-    return _MAPPED + packed if _to_text(_IPV4, packed) == text else b""
+    # Asked only where there may be one: writing the address out costs twice what reading it does.
+    if (text[0] == "0" or ".0" in text) and _to_text(_IPV4, packed) != text:
+        return b""
+    return _MAPPED + packed
 
 
 def _ipv6(text: str) -> bytes:

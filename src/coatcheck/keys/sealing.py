@@ -32,12 +32,13 @@ _NONCES = 1024  # one os.urandom for so many; one each costs as much as the encr
 _DATA_KEYS_KEPT = 4096  # nearly a day's worth at 50,000 seals a second; a batch asks within seconds
 _KEYS_CACHED = 32
 _LENGTH = struct.Struct(">I")
+_FILL = tuple(bytes(size) for size in range(STEP))
 
 
 def pad(plaintext: bytes) -> bytes:
     """Return `plaintext` behind its length (4 bytes, big-endian), then zeros up to a multiple of 32 bytes."""
     size = len(plaintext)
-    return _LENGTH.pack(size) + plaintext + bytes(-(size + _LENGTH.size) % STEP)
+    return _LENGTH.pack(size) + plaintext + _FILL[-(size + _LENGTH.size) % STEP]
 
 
 def unpad(padded: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Where SQS is and who we are there: endpoint, region, credentials, and SigV4 signatures.
 
-botocore answers the first three, once at the start, so profiles, SSO, IRSA, ECS, IMDS, FIPS and `AWS_ENDPOINT_URL` work as
-users know them. It is imported inside the functions (it takes 0.1 s) and stays off the hot path: requests are signed here,
-with a key that is derived once a day and credential.
+botocore answers the first three, once at the start, so profiles, SSO, IRSA, ECS, IMDS, FIPS and `AWS_ENDPOINT_URL`
+work as users know them. It is imported inside the functions (it takes 0.1 s) and stays off the hot path: requests are
+signed here, with a key that is derived once a day and credential.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,15 +54,15 @@ class Keys:
 class Credentials:
     """The credentials behind the requests, kept fresh.
 
-    `load` finds them with botocore (it may block for seconds: SSO, STS, IMDS) and returns a botocore credentials object, or
-    None when there are none. `method` names where they came from, in botocore's word (`env`, `iam-role`, ...).
+    `load` finds them with botocore (it may block for seconds: SSO, STS, IMDS) and returns a botocore credentials
+    object, or None when there are none; `found` is one that was found already.
     """
 
     def __init__(
         self,
         load: Callable[[], Any],
         *,
-        found: Any = None,  # noqa: ANN401  # botocore ships no types
+        found: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
@@ -69,6 +70,7 @@ class Credentials:
         self._clock = clock
         self._keys: Keys | None = None
         self._read_again = 0.0
+        self._reading = threading.Lock()
 
     def __repr__(self) -> str:
         """Show the method only."""
@@ -80,44 +82,47 @@ class Credentials:
         return str(getattr(self._found, "method", "none"))
 
     async def current(self) -> Keys:
-        """Return the keys to sign with, read again in a thread when they are older than a minute or were invalidated.
+        """Return the keys to sign with, read again in a thread when a minute old or invalidated.
 
-        While one task reads again, the others go on with the keys at hand. A failed re-reading keeps them too: AWS says when
-        they have ended. Raises ConfigError when there is nothing to sign with.
+        While one task reads again, the others go on with the keys at hand. A failed re-reading keeps them too: AWS
+        tells when they have ended. Raises ConfigError when there is nothing to sign with.
         """
-        now = self._clock()
-        if self._keys is None:
-            return await asyncio.to_thread(self._read)
-        if now >= self._read_again:
+        keys = self._keys
+        if keys is not None:
+            now = self._clock()
+            if now < self._read_again:
+                return keys
             self._read_again = now + KEYS_MAX_AGE
-            return await asyncio.to_thread(self._read)
-        return self._keys
+        return await asyncio.to_thread(self._read, keys)
 
     def invalidate(self, refused: Keys | None = None) -> None:
         """Forget the keys: the next `current` looks for credentials anew (a rotated file or role is found).
 
-        With `refused`, only if these are still the keys in use: of many requests refused at once, one starts the search.
+        With `refused`, only if these are still the keys in use: many requests refused at once start one search.
         """
         if refused is None or refused == self._keys:
             self._keys = None
             self._found = None
 
-    def _read(self) -> Keys:
-        kept = self._keys
-        try:
-            if self._found is None:
-                self._found = self._load()
-            frozen = self._found.get_frozen_credentials() if self._found else None
-        except Exception as error:
-            if kept is None:
-                raise _no_credentials(type(error).__name__) from None
-            return kept
-        if frozen is None or not frozen.access_key or not frozen.secret_key:
-            raise _no_credentials("none found")
-        fresh = Keys(frozen.access_key, frozen.secret_key, frozen.token or "")
-        self._keys = kept if fresh == kept and kept is not None else fresh  # the same object keeps the signer's cache
-        self._read_again = self._clock() + KEYS_MAX_AGE
-        return self._keys
+    def _read(self, old: Keys | None) -> Keys:
+        """Read the keys in place of `old`, in a thread; of several callers the first reads for all."""
+        with self._reading:
+            if self._keys is not None and self._keys is not old:
+                return self._keys
+            try:
+                if self._found is None:
+                    self._found = self._load()
+                frozen = self._found.get_frozen_credentials() if self._found else None
+            except Exception as error:  # noqa: BLE001 - each of botocore's providers fails in its own way
+                if old is None:
+                    raise _no_credentials(type(error).__name__) from None
+                return old
+            if frozen is None or not frozen.access_key or not frozen.secret_key:
+                raise _no_credentials("none found")
+            fresh = Keys(frozen.access_key, frozen.secret_key, frozen.token or "")
+            keys = old if old == fresh and old is not None else fresh  # the same object keeps the signer's cache
+            self._keys, self._read_again = keys, self._clock() + KEYS_MAX_AGE
+            return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class Signer:
         self._day = ""
 
     def sign(self, operation: str, payload: bytes, keys: Keys) -> dict[str, str]:
-        """Return all headers of one request of `AmazonSQS.<operation>`, apart from those the HTTP client sets itself."""
+        """Return the headers of one request of `AmazonSQS.<operation>`, but for those the HTTP client sets itself."""
         second = int(self._clock() + self.offset)
         if second != self._second or keys is not self._keys:
             self._prepare(second, keys)
@@ -190,22 +195,22 @@ class Signer:
 def resolve(
     queue: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
 ) -> AwsTarget:
-    """Find endpoint, region and credentials of the queue with this name or URL. Blocks: up to seconds where IMDS is asked.
+    """Find endpoint, region and credentials of the queue with this name or URL. Blocks, for seconds where IMDS is asked.
 
-    The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that of the
-    queue's URL, else AWS's for the region. The region is the option's, else the one in the queue's URL, else that of
-    `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the endpoint; a server that is not AWS gets us-east-1.
-    Raises ConfigError: no queue name or URL, no region, no credentials, or a configuration that botocore refuses.
+    The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that of
+    the queue's URL, else AWS's for the region. The region is the option's, else the one in the queue's URL, else that
+    of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the endpoint; a server that is not AWS gets
+    us-east-1. Raises ConfigError: no queue name or URL, no region, no credentials, or a configuration that botocore
+    refuses.
     """
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415  # 0.1 s, wanted only by those who talk to SQS
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - 0.1 s, wanted only by those who talk to SQS
 
     queue_url = queue if queue.startswith(("http://", "https://")) else None
     name = _queue_name(queue)
     try:
         session = _session(profile)
-        region = (
-            region or _region_of(queue_url) or os.environ.get("AWS_REGION") or session.get_config_variable("region")
-        )
+        region = region or _region_of(queue_url) or os.environ.get("AWS_REGION")
+        region = region or session.get_config_variable("region")
         endpoint, is_aws = _endpoint(session, queue_url, region, endpoint_url)
         region = region or _region_of(endpoint)
         found = session.get_credentials()
@@ -229,13 +234,13 @@ def resolve(
     )
 
 
-def _session(profile: str | None) -> Any:  # noqa: ANN401  # botocore ships no types
-    from botocore.session import Session  # noqa: PLC0415  # see resolve
+def _session(profile: str | None) -> Any:
+    from botocore.session import Session  # noqa: PLC0415 - see resolve
 
     return Session(profile=profile or None)
 
 
-def _endpoint(session: Any, queue_url: str | None, region: str | None, given: str | None) -> tuple[str, bool]:  # noqa: ANN401  # botocore ships no types
+def _endpoint(session: Any, queue_url: str | None, region: str | None, given: str | None) -> tuple[str, bool]:
     """Return the endpoint's URL without a trailing slash, and whether it is AWS's own."""
     configured = _client_endpoint(session, region, given, ignore_configured=False)
     default = _client_endpoint(session, region, None, ignore_configured=True)
@@ -252,8 +257,8 @@ def _endpoint(session: Any, queue_url: str | None, region: str | None, given: st
     return endpoint, _region_of(endpoint) is not None
 
 
-def _client_endpoint(session: Any, region: str | None, given: str | None, *, ignore_configured: bool) -> str:  # noqa: ANN401  # botocore ships no types
-    from botocore.config import Config  # noqa: PLC0415  # see resolve
+def _client_endpoint(session: Any, region: str | None, given: str | None, *, ignore_configured: bool) -> str:
+    from botocore.config import Config  # noqa: PLC0415 - see resolve
 
     client = session.create_client(
         "sqs",

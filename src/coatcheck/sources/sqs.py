@@ -189,7 +189,9 @@ class SqsSource:
     async def _receive_once(self) -> list[int]:
         """Send one receive; put what it brings on the list of arrivals; return the body sizes."""
         asked_at = self._clock()
-        response = await self._client.call("ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S)
+        response = await self._client.call(
+            "ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S, late=self._too_late
+        )
         now_ms = int(time.time() * 1000)
         self.last_receive = self._clock()
         messages = [_message(wire, now_ms) for wire in decode_receive(response) if _intact(wire)]
@@ -203,6 +205,10 @@ class SqsSource:
         self._demand.observe(len(messages))
         self._spawn()
         return [len(message.body) for message in messages]
+
+    async def _too_late(self, response: bytes) -> None:
+        """Give back at once what SQS hands to a poll that was hung up."""
+        await self._give_back([wire.receipt_handle for wire in decode_receive(response)])
 
     async def _back_off(self, error: SqsError, backoff: Backoff) -> None:
         self._demand.observe(0)

@@ -69,9 +69,10 @@ _OK = 200
 
 
 class Backoff:
-    """Capped exponential back-off with full jitter, for one loop (AWS architecture blog, "Exponential Backoff And Jitter").
+    """Capped exponential back-off with full jitter, for one loop.
 
-    Each pause is a random part of `base` seconds doubled per failure, `cap` seconds at most.
+    Each pause is a random part of `base` seconds doubled per failure, `cap` seconds at most (AWS architecture blog,
+    "Exponential Backoff And Jitter").
     """
 
     def __init__(self, *, base: float = 0.1, cap: float = 20.0) -> None:

@@ -14,7 +14,7 @@ USAGE = Usage(exit_code=0, cpu_seconds=4.0, wall_seconds=6.0, rss_mb=80.0, rss_t
 OUTCOME = Outcome(received=100_000, loaded=100_000, duplicates=0, rejected=0, acked=100_000, seconds=5.0)
 
 
-def stats(**changes: Any) -> Stats:  # noqa: ANN401 - fields of several types
+def stats(**changes: Any) -> Stats:
     fields: dict[str, Any] = {
         "received": 100_000,
         "deleted": 100_000,

@@ -291,7 +291,8 @@ sealer.seal(b"x")
 pid = os.fork()
 for _ in range(3):
     sealed = sealer.seal(b"x")
-    print("parent" if pid else "child", sealed.dek_id.hex(), sealed.nonce.hex(), flush=True)
+    line = f"{'parent' if pid else 'child'} {sealed.dek_id.hex()} {sealed.nonce.hex()}\\n"
+    os.write(1, line.encode())  # one write: two processes share the pipe
 if pid:
     os.waitpid(pid, 0)
 """
