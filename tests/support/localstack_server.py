@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from coatcheck.demo.guarded import LOOPBACK, Server
 from tests.support import localstack_env
+
+from coatcheck.demo.guarded import LOOPBACK, Server
 
 
 def available() -> str | None:

@@ -180,7 +180,8 @@ class Signer:
             self._signing_key = _signing_key(keys.secret_key, date[:8], self._region)
         token = f"x-amz-security-token:{' '.join(keys.token.split())}\n" if keys.token else ""
         names = f"content-type;host;x-amz-date;{'x-amz-security-token;' if keys.token else ''}x-amz-target"
-        self._head = f"POST\n{self._path}\n\ncontent-type:{CONTENT_TYPE}\nhost:{self._host}\nx-amz-date:{date}\n{token}x-amz-target:"
+        first = f"POST\n{self._path}\n\ncontent-type:{CONTENT_TYPE}\nhost:{self._host}\n"
+        self._head = f"{first}x-amz-date:{date}\n{token}x-amz-target:"
         self._tail = f"\n\n{names}\n"
         self._to_sign = f"AWS4-HMAC-SHA256\n{date}\n{scope}\n"
         self._authorization = (
@@ -195,13 +196,13 @@ class Signer:
 def resolve(
     queue: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
 ) -> AwsTarget:
-    """Find endpoint, region and credentials of the queue with this name or URL. Blocks, for seconds where IMDS is asked.
+    """Find endpoint, region and credentials of the queue with this name or URL. Blocks (seconds where IMDS is asked).
 
-    The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that of
-    the queue's URL, else AWS's for the region. The region is the option's, else the one in the queue's URL, else that
-    of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the endpoint; a server that is not AWS gets
-    us-east-1. Raises ConfigError: no queue name or URL, no region, no credentials, or a configuration that botocore
-    refuses.
+    The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that
+    of the queue's URL, else AWS's for the region. The region is the option's, else the one in the queue's URL, else
+    that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the endpoint; a server that is not AWS
+    gets us-east-1. Raises ConfigError: no queue name or URL, no region, no credentials, or a configuration that
+    botocore refuses.
     """
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - 0.1 s, wanted only by those who talk to SQS
 

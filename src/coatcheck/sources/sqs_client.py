@@ -124,8 +124,8 @@ class SqsClient:
     """Requests to one SQS endpoint: a pool of HTTP/1.1 connections and a signer. Belongs to one event loop and process.
 
     TLS trusts the platform's roots and those of the PEM file `ca_bundle` (default: `AWS_CA_BUNDLE`, or the profile's).
-    Without `proxy` (a URL), HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY hold, except for a loopback endpoint. At most
-    `max_connections` requests are under way at once (default: no limit). Idle connections are closed after
+    Without `proxy` (a URL), HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY hold, except for a loopback endpoint. At
+    most `max_connections` requests are under way at once (default: no limit). Idle connections are closed after
     `idle_timeout` seconds, before AWS closes them. Raises ConfigError for a bundle or proxy that is none.
     """
 
@@ -166,9 +166,9 @@ class SqsClient:
         """Send one signed request and return the body of its 200. One try; raises SqsError for anything else.
 
         `payload` is JSON, `timeout` seconds for everything from the connection to the last byte: a long poll needs its
-        WaitTimeSeconds and a margin. When the caller is cancelled, pyreqwest forgets the request but does not end it: it
-        stays under way until it is answered or its timeout is over. `late` then takes a 200's body, so that messages
-        which SQS handed out meanwhile can be given back instead of staying hidden.
+        WaitTimeSeconds and a margin. When the caller is cancelled, pyreqwest forgets the request but does not end it:
+        it stays under way until it is answered or its timeout is over. `late` then takes a 200's body, so that
+        messages which SQS handed out meanwhile can be given back instead of staying hidden.
         """
         keys, send = await self._prepare(operation, payload, timeout)
         if late is None:

@@ -38,9 +38,9 @@ _HINTS: dict[Kind, str] = {
 class SqsError(UnreachableError):
     """A request that failed. `kind` says what to do, `code` is AWS's error code or the name of the transport's failure.
 
-    Kinds: `throttled` (slow down), `unavailable` (5xx, no connection, timeout, broken response), `expired` (credentials,
-    read again for the next request), `skew` (clock, corrected for the next request): these four are `retryable`. The
-    others stay as they are until somebody acts: `denied`, `missing_queue`, `invalid`.
+    Kinds: `throttled` (slow down), `unavailable` (5xx, no connection, timeout, broken response), `expired`
+    (credentials, read again for the next request), `skew` (clock, corrected for the next request): these four are
+    `retryable`. The others stay as they are until somebody acts: `denied`, `missing_queue`, `invalid`.
     """
 
     def __init__(self, operation: str, kind: Kind, code: str) -> None:
@@ -80,23 +80,28 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
 
 
 def refusal(operation: str, status: int, query_error: str | None, body: bytes) -> SqsError:
-    """Classify a response that is not 200. `query_error` is its x-amzn-query-error header (`code;fault`)."""
-    kind, message = "", ""
-    codes = [(query_error or "").partition(";")[0]]
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        fields = None
-    if isinstance(fields, dict):
-        message = str(fields.get("message") or fields.get("Message") or "").lower()
-        codes.insert(0, str(fields.get("__type") or "").rpartition("#")[2].partition(":")[0])
-    codes = [code.removeprefix("AWS.SimpleQueueService.") for code in codes if _CODE.fullmatch(code)]
+    """Classify a response that is not 200. `query_error` is its x-amzn-query-error header (`code;fault`).
+
+    The kind is that of the first code known here (the body's `__type`, then the header's), else that of the status.
+    """
+    fields = _error_fields(body)
+    names = [fields.get("__type", "").rpartition("#")[2].partition(":")[0], (query_error or "").partition(";")[0]]
+    codes = [name.removeprefix("AWS.SimpleQueueService.") for name in names if _CODE.fullmatch(name)]
+    message = fields.get("message", fields.get("Message", "")).lower()
     for code in codes:
         if code in _SIGNATURE and ("expired" in message or "not yet current" in message):
             return SqsError(operation, "skew", code)
-        if kind := _KINDS.get(code, ""):
-            return SqsError(operation, kind, code)
+        if code in _KINDS:
+            return SqsError(operation, _KINDS[code], code)
     return SqsError(operation, _kind_of_status(status), codes[0] if codes else f"Http{status}")
+
+
+def _error_fields(body: bytes) -> dict[str, str]:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {name: value for name, value in fields.items() if isinstance(value, str)} if isinstance(fields, dict) else {}
 
 
 def _kind_of_status(status: int) -> Kind:
@@ -225,6 +230,7 @@ def decode_batch(data: bytes) -> BatchResult:
 
 
 def decode(operation: str, decoder: msgspec.json.Decoder[Wire], data: bytes) -> Wire:
+    """Decode a 200's body. Raises SqsError (unavailable, BrokenResponse) when it is not what `decoder` expects."""
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
