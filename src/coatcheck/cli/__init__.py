@@ -14,8 +14,8 @@ from typing import NoReturn
 import click
 
 from coatcheck.cli.commands import cli
-from coatcheck.terminal import fail, note
 from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.terminal import fail, note
 
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141

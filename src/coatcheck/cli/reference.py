@@ -76,7 +76,7 @@ def _configuration() -> Iterator[str]:
             yield from _options(section, f"{PREFIX}{name.upper()}__")
             yield ""
     yield "## [columns]\n"
-    yield 'One entry a column: `name = { from = "field", type = "...", ... }`; as a whole also `COATCHECK_COLUMNS` (JSON).\n'
+    yield 'One entry a column: `name = { from = "field", type = "..." }`; as a whole also `COATCHECK_COLUMNS` (JSON).\n'
     yield from _options(ColumnConfig, None)
 
 

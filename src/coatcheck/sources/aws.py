@@ -212,8 +212,8 @@ def resolve(
         session = _session(profile)
         region = region or _region_of(queue_url) or os.environ.get("AWS_REGION")
         region = region or session.get_config_variable("region")
-        endpoint, is_aws = _endpoint(session, queue_url, region, endpoint_url)
-        region = region or _region_of(endpoint)
+        endpoint, is_default = _endpoint(session, queue_url, region, endpoint_url)
+        told = None if is_default else _region_of(endpoint)
         found = session.get_credentials()
         ca_bundle = session.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as error:
@@ -221,13 +221,14 @@ def resolve(
             f"botocore refuses the AWS configuration ({type(error).__name__})",
             hint="check region, endpoint_url, AWS_PROFILE and the files in ~/.aws",
         ) from None
-    if region is None and is_aws:
+    is_aws = is_default or told is not None
+    if not (region or told) and is_aws:
         raise ConfigError("no AWS region is configured", hint="set AWS_REGION, or source.region in the configuration")
     if found is None:
         raise _no_credentials("none found", is_aws=is_aws)
     return AwsTarget(
         endpoint_url=endpoint,
-        region=region or DEFAULT_REGION,
+        region=region or told or DEFAULT_REGION,
         queue_name=name,
         queue_url=queue_url,
         credentials=Credentials(lambda: _session(profile).get_credentials(), found=found),
@@ -242,7 +243,7 @@ def _session(profile: str | None) -> Any:
 
 
 def _endpoint(session: Any, queue_url: str | None, region: str | None, given: str | None) -> tuple[str, bool]:
-    """Return the endpoint's URL without a trailing slash, and whether it is AWS's own."""
+    """Return the endpoint's URL without a trailing slash, and whether it is the one AWS has for the region."""
     configured = _client_endpoint(session, region, given, ignore_configured=False)
     default = _client_endpoint(session, region, None, ignore_configured=True)
     if given or configured != default:
@@ -253,9 +254,9 @@ def _endpoint(session: Any, queue_url: str | None, region: str | None, given: st
     else:
         return default, True
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.port == 0 or parts.query:
         raise ConfigError("the endpoint is no http:// or https:// URL", hint="for example http://127.0.0.1:4566")
-    return endpoint, _region_of(endpoint) is not None
+    return endpoint, False
 
 
 def _client_endpoint(session: Any, region: str | None, given: str | None, *, ignore_configured: bool) -> str:

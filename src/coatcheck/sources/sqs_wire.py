@@ -22,6 +22,7 @@ Kind = Literal["throttled", "unavailable", "expired", "denied", "missing_queue",
 
 Wire = TypeVar("Wire")
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OK, _UNAUTHORIZED, _FORBIDDEN, _PROXY_AUTH, _TIMEOUT, _TOO_MANY, _SERVER = 200, 401, 403, 407, 408, 429, 500
 _RETRYABLE = frozenset({"throttled", "unavailable", "expired", "skew"})
 _HINTS: dict[Kind, str] = {
@@ -99,7 +100,7 @@ def refusal(operation: str, status: int, query_error: str | None, body: bytes) -
 def _error_fields(body: bytes) -> dict[str, str]:
     try:
         fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return {}
     return {name: value for name, value in fields.items() if isinstance(value, str)} if isinstance(fields, dict) else {}
 
@@ -166,19 +167,24 @@ class BatchSuccess(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     id: str
 
 
-class BatchResult(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
+class BatchResult(msgspec.Struct, frozen=True, gc=False):
     """What became of the entries of a batch operation."""
 
-    successful: list[BatchSuccess] = []
-    failed: list[BatchFailure] = []
+    successful: list[BatchSuccess]
+    failed: list[BatchFailure]
 
 
 class _ReceiveAnswer(msgspec.Struct, gc=False, rename="pascal"):
     messages: list[WireMessage] | None = None
 
 
+class _BatchAnswer(msgspec.Struct, gc=False, rename="pascal"):
+    successful: list[BatchSuccess] | None = None  # some emulators send null for none
+    failed: list[BatchFailure] | None = None
+
+
 _receive_decoder = msgspec.json.Decoder(_ReceiveAnswer)
-_batch_decoder = msgspec.json.Decoder(BatchResult)
+_batch_decoder = msgspec.json.Decoder(_BatchAnswer)
 
 
 def decode_receive(data: bytes) -> list[WireMessage]:
@@ -189,7 +195,7 @@ def decode_receive(data: bytes) -> list[WireMessage]:
     """
     try:
         return _receive_decoder.decode(data).messages or []
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         messages = _lenient(data)
     if messages is None:
         raise SqsError("ReceiveMessage", "unavailable", "BrokenResponse")
@@ -226,14 +232,15 @@ def _wire_message(raw: dict[str, Any]) -> WireMessage:
 
 def decode_batch(data: bytes) -> BatchResult:
     """Decode the response of a batch operation. Raises SqsError (unavailable, BrokenResponse) when it is none."""
-    return decode("batch", _batch_decoder, data)
+    answer = decode("batch", _batch_decoder, data)
+    return BatchResult(answer.successful or [], answer.failed or [])
 
 
 def decode(operation: str, decoder: msgspec.json.Decoder[Wire], data: bytes) -> Wire:
     """Decode a 200's body. Raises SqsError (unavailable, BrokenResponse) when it is not what `decoder` expects."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         failure = SqsError(operation, "unavailable", "BrokenResponse")
     raise failure
 

@@ -2,7 +2,8 @@
 
 Format: `array_recv` in PostgreSQL's src/backend/utils/adt/arrayfuncs.c - int32 dimensions, int32 has-nulls, uint32
 element type, then (int32 length, int32 lower bound) for each dimension, then each element as int32 length + bytes, with
-length -1 for NULL. psycopg's own list dumper costs 0.16 to 0.20 us an element, these 0.01 (fixed width) to 0.13 (decision 0002).
+length -1 for NULL. psycopg's own list dumper costs 0.16 to 0.20 us an element, these 0.01 (fixed width) to 0.13
+(docs/decisions/0002).
 """
 
 from __future__ import annotations

@@ -1,0 +1,231 @@
+"""A real PostgreSQL for tests: one server a worker of pytest, one fresh database a test, and things to write to it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from coatcheck.demo.servers import PostgresServer
+from coatcheck.pipeline.columns import Column, ColumnType
+from coatcheck.pipeline.message import Batch, DataKey, Message, Outcome, Reason, Reject, Rejected, Row, Sealed
+from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres import sink as sink_module
+from coatcheck.sinks.postgres.sink import PostgresSink
+
+T = TypeVar("T")
+LIMIT = 30.0
+"""Seconds after which a test stops to wait for what should long have happened."""
+
+TABLE = "events"
+SENT_MS = 1_700_000_000_123
+OPTIONS = ("deadlock_timeout=100ms", "log_error_verbosity=verbose", "log_checkpoints=off")
+_TEMPLATE = "migrated"
+_numbers = itertools.count()
+
+
+def column(name: str, type_: str) -> Column:
+    return Column(name, (name,), ColumnType.from_text(type_))
+
+
+EVENTS = (column("name", "varchar(64)"), column("number", "integer"))
+"""The columns of the table that most tests write to."""
+
+
+class Database:
+    """One database of the server, seen by its superuser over a connection of its own."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server, self.name = server, name
+        self.dsn = psycopg.conninfo.make_conninfo(server.dsn, dbname=name)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._roles: list[str] = []
+
+    def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run statements; return the rows of the last one, if it has any."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self.dsn, autocommit=True, application_name="test")
+        cursor = self._connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def value(self, statement: str, *parameters: object) -> Any:
+        """Return the one value that a query gives."""
+        return self.execute(statement, *parameters)[0][0]
+
+    def count(self, table: str = TABLE) -> int:
+        return int(self.value(f"SELECT count(*) FROM {table}"))
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many rows, ledger entries and quarantine entries there are."""
+        return self.count(), self.count("coatcheck.ledger"), self.count("coatcheck.quarantine")
+
+    def names(self) -> list[str]:
+        """Return the names in the target table, in order of arrival."""
+        return [name for (name,) in self.execute(f"SELECT name FROM {TABLE} ORDER BY ctid")]
+
+    @contextmanager
+    def session(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open one more session, for holding locks; autocommit, but for what runs in a transaction block."""
+        with psycopg.connect(self.dsn, autocommit=True, application_name="test") as connection:
+            yield connection
+
+    def waiting(self) -> list[int]:
+        """Return the backends of coatcheck that wait for a lock."""
+        found = self.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND application_name = 'coatcheck'"
+        )
+        return [pid for (pid,) in found]
+
+    def terminate(self) -> int:
+        """End coatcheck's backends in this database; return how many there were."""
+        found = self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'coatcheck'"
+        )
+        return len(found)
+
+    def role(self, *grants: str) -> str:
+        """Make a role that may log in and nothing else but `grants`; return its connection string."""
+        name = f"role_{next(_numbers)}"
+        self._roles.append(name)
+        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'known'")
+        for grant in grants:
+            self.execute(f"GRANT {grant} TO {name}")
+        return psycopg.conninfo.make_conninfo(self.dsn, user=name, password="known")
+
+    def log(self) -> str:
+        """Return the server's log of this test."""
+        return self.server.log_path.read_bytes()[self._seen :].decode()
+
+    def create(self, template: str) -> None:
+        self._seen = self.server.log_path.stat().st_size
+        self._admin("CREATE DATABASE {} TEMPLATE {}", self.name, template)
+
+    def drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._admin("DROP DATABASE {} WITH (FORCE)", self.name)
+        for role in self._roles:
+            self._admin("DROP ROLE {}", role)
+
+    def _admin(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.server.dsn, autocommit=True) as connection:
+            text = sql.SQL(statement).format(*map(sql.Identifier, names))  # type: ignore[arg-type]  # ours, all of them
+            connection.execute(text)
+
+
+@contextmanager
+def _fresh(server: PostgresServer, template: str) -> Iterator[Database]:
+    database = Database(server, f"test_{next(_numbers)}")
+    database.create(template)
+    try:
+        yield database
+    finally:
+        server.start()  # should a test have left it down
+        database.drop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of this worker."""
+    with PostgresServer(options=OPTIONS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _migrated(postgres_server: PostgresServer) -> str:
+    database = Database(postgres_server, _TEMPLATE)
+    database.create("template1")
+    schema.migrate(database.dsn, TABLE, EVENTS)
+    return _TEMPLATE
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer, _migrated: str) -> Iterator[Database]:
+    """A database of one's own, migrated, with the table `events`."""
+    with _fresh(postgres_server, _migrated) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """A database of one's own with nothing in it."""
+    with _fresh(postgres_server, "template1") as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries come soon: what is tested is that they come."""
+    monkeypatch.setattr(sink_module, "_BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr(sink_module, "_BACKOFF_MOST_S", 0.1)
+
+
+def postgres_sink(target: Database | str, columns: Sequence[Column] = EVENTS, **options: Any) -> PostgresSink:
+    dsn = target if isinstance(target, str) else target.dsn
+    return PostgresSink(dsn=dsn, table=options.pop("table", TABLE), columns=columns, **options)
+
+
+async def using(sink: PostgresSink, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`, then close the sink, within the limit."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            return await work
+    finally:
+        await sink.close()
+
+
+def write(sink: PostgresSink, *batches: Batch) -> list[Outcome]:
+    """Write batches one after another, and close the sink."""
+
+    async def work() -> list[Outcome]:
+        return [await sink.write(batch) for batch in batches]
+
+    return asyncio.run(using(sink, work()))
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        await asyncio.sleep(0.005)
+
+
+def key(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()[:16]
+
+
+def message(number: int, body: str = "{}") -> Message:
+    return Message(f"message-{number}", body, SENT_MS + number, f"receipt-{number}", 1, SENT_MS + number + 1000)
+
+
+def row(number: int, *values: object) -> Row:
+    """One row of a message `number`; without values those that fit `events`."""
+    return Row(message(number), key(number), number % 64, values or (f"name-{number}", number))
+
+
+def reject(number: int, reason: Reason = Reason.NOT_JSON, detail: str = "") -> Rejected:
+    """A rejected message `number`, with a body that looks sealed."""
+    sealed = Sealed(key(-1), number.to_bytes(12), b"sealed" + bytes([number % 256]))
+    return Rejected(message(number), key(number), number % 64, Reject(reason, detail), sealed)
+
+
+def batch(rows: Iterable[Row] = (), rejected: Iterable[Rejected] = ()) -> Batch:
+    """A batch with the data keys its rejects need."""
+    held = list(rejected)
+    deks = {entry.sealed.dek_id for entry in held}
+    return Batch(list(rows), held, [DataKey(dek, "local:test", b"wrapped " + dek) for dek in deks])
+
+
+def rows(*numbers: int) -> list[Row]:
+    return [row(number) for number in numbers]
