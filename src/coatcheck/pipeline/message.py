@@ -35,7 +35,7 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_JSON: "the body is no JSON text (RFC 8259)",
     Reason.NOT_AN_OBJECT: "the body is JSON, but no object",
     Reason.TOO_DEEP: "the body nests deeper than the decoder follows",
-    Reason.INVALID_TEXT: "a stored text holds a NUL or a lone surrogate, which PostgreSQL cannot store",
+    Reason.INVALID_TEXT: "a text holds a NUL or a lone surrogate, which PostgreSQL cannot store, or over 64 combining marks in a row",
     Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
     Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
     Reason.TOO_LONG: "a text is longer than its column",

@@ -36,6 +36,8 @@ _AWS_HOST = re.compile(
     r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)"
 )
 _LEGACY_HOST = re.compile(r"(?:(?P<region>[a-z0-9-]+)\.)?queue\.amazonaws\.com(?:\.cn)?")
+_USUAL_HOST = re.compile(r"sqs\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|" + _LEGACY_HOST.pattern)
+"""Hosts for which botocore's own endpoint stands: that is the same, or better (FIPS or dual stack, as configured)."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -199,10 +201,10 @@ def resolve(
     """Find endpoint, region and credentials of the queue with this name or URL. Blocks (seconds where IMDS is asked).
 
     The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that
-    of the queue's URL, else AWS's for the region. The region is the option's, else the one in the queue's URL, else
-    that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the endpoint; a server that is not AWS
-    gets us-east-1. Raises ConfigError: no queue name or URL, no region, no credentials, or a configuration that
-    botocore refuses.
+    of the queue's URL (unless that is AWS's usual host), else AWS's for the region. The region is the option's, else
+    the one in the queue's URL, else that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the
+    endpoint; a server that is not AWS gets us-east-1. Raises ConfigError: no queue name or URL, no region, no
+    credentials, or a configuration that botocore refuses.
     """
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - 0.1 s, wanted only by those who talk to SQS
 
@@ -248,7 +250,7 @@ def _endpoint(session: Any, queue_url: str | None, region: str | None, given: st
     default = _client_endpoint(session, region, None, ignore_configured=True)
     if given or configured != default:
         endpoint = configured.rstrip("/")
-    elif queue_url and not _LEGACY_HOST.fullmatch(urlsplit(queue_url).hostname or ""):
+    elif queue_url and not _USUAL_HOST.fullmatch(urlsplit(queue_url).hostname or ""):
         parts = urlsplit(queue_url)
         endpoint = f"{parts.scheme}://{parts.netloc}"
     else:

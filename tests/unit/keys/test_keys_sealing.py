@@ -134,6 +134,8 @@ def test_another_tenant_or_data_key_does_not_open() -> None:
         Opener(keys).open(sealed, sealer.data_key(other.dek_id))
     with pytest.raises(OpenError):
         Opener(keys).open(sealed, DataKey(sealed.dek_id, "fake", bytes(32)))
+    with pytest.raises(OpenError):  # the right key under another name
+        Opener(keys).open(sealed, DataKey(bytes(16), "fake", data_key.wrapped))
 
 
 def test_a_changed_wrapping_is_not_hidden_by_the_cache() -> None:
@@ -225,6 +227,8 @@ def test_with_the_key_service_away_the_old_key_is_not_used_on() -> None:
     for _ in range(2):
         with pytest.raises(UnreachableError):
             sealer.seal(b"x")
+    with pytest.raises(OpenError):
+        sealer._encrypt(bytes(12), b"x", None)
     keys.away = False
     assert sealer.seal(b"x").dek_id != first.dek_id
     assert sealer.data_key(first.dek_id).kek == "fake"

@@ -119,7 +119,7 @@ def test_a_number_beyond_floats_costs_the_message_nothing() -> None:
 def test_exact_keeps_what_a_float_cannot_hold() -> None:
     value = decode_exact('{"a": 1e999, "b": 0.10, "c": 1.0, "d": 5}')
     assert value == {"a": Decimal("1e999"), "b": Decimal("0.10"), "c": Decimal("1.0"), "d": 5}
-    assert [str(number) for number in value.values()] == ["1E+999", "0.10", "1.0", "5"]  # type: ignore[union-attr]
+    assert [str(number) for number in value.values()] == ["1E+999", "0.10", "1.0", "5"]
 
 
 def test_exact_rejects_an_exponent_beyond_decimal() -> None:

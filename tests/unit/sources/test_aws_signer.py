@@ -33,7 +33,7 @@ KEYS = st.builds(Keys, WORD, PRINTABLE, st.one_of(st.just(""), PRINTABLE, st.jus
 SECOND = st.integers(0, 2**33)
 
 
-def by_botocore(
+def by_botocore(  # noqa: PLR0917 - one argument for each thing that goes into a signature
     endpoint: str, region: str, operation: str, payload: bytes, keys: Keys, second: float
 ) -> dict[str, str]:
     headers = {"Content-Type": CONTENT_TYPE, "X-Amz-Target": f"AmazonSQS.{operation}"}

@@ -24,9 +24,11 @@ WITH fresh AS (
            to_timestamp(sent_ms / 1000.0), to_timestamp(received_ms / 1000.0), dek_id, nonce, ciphertext
     FROM unnest(%(reject_keys)s::uuid[], %(message_ids)s::text[], %(origins)s::text[], %(reasons)s::text[],
                 %(details)s::text[], %(sent_ms)s::int8[], %(received_ms)s::int8[], %(body_deks)s::uuid[],
-                %(nonces)s::bytea[], %(ciphertexts)s::bytea[])
-         AS batch (message_key, message_id, origin, reason, detail, sent_ms, received_ms, dek_id, nonce, ciphertext)
+                %(nonces)s::bytea[], %(ciphertexts)s::bytea[]) WITH ORDINALITY
+         AS batch (message_key, message_id, origin, reason, detail, sent_ms, received_ms, dek_id, nonce, ciphertext,
+                   place)
     JOIN fresh USING (message_key)
+    ORDER BY place
     RETURNING 1
 ), tally AS (
     SELECT (SELECT count(*) FROM loaded)::int AS loaded, (SELECT count(*) FROM quarantined)::int AS quarantined
