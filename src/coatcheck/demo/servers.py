@@ -49,7 +49,7 @@ class SqsServer(Server):
 
     def reset(self) -> None:
         """Forget all queues, messages and keys."""
-        status, _ = self._http(self.port, "POST", "/_ministack/reset")
+        status, _ = self._http(self.port, "POST", "/_ministack/reset", timeout=30)
         if status != http.client.OK:
             raise UnreachableError("the embedded SQS server would not reset", hint=f"it answered {status}")
 
@@ -77,14 +77,14 @@ class SqsServer(Server):
 
     def _answers(self, port: int) -> bool:
         try:
-            _, body = self._http(port, "GET", "/_ministack/health")
+            _, body = self._http(port, "GET", "/_ministack/health", timeout=1)  # another server may hold the port
         except OSError:
             return False
         return self._nonce.encode() in body
 
     @staticmethod
-    def _http(port: int, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=10)
+    def _http(port: int, method: str, path: str, *, timeout: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=timeout)
         try:
             connection.request(method, path)
             response = connection.getresponse()
@@ -254,7 +254,8 @@ def _runs_as(user: tuple[int, int], program: Path) -> bool:
 def _copy(programs: Path, target: Path, user: tuple[int, int]) -> Path:
     """Copy an installation to where `user` can read it; the wheel's libraries stand beside its package."""
     package = programs.parent.parent
-    shutil.copytree(programs.parent, target / package.name / programs.parent.name, symlinks=True)
+    unneeded = shutil.ignore_patterns("include")
+    shutil.copytree(programs.parent, target / package.name / programs.parent.name, symlinks=True, ignore=unneeded)
     libraries = package.with_name(package.name + ".libs")
     if libraries.exists():
         shutil.copytree(libraries, target / libraries.name)

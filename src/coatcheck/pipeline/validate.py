@@ -103,14 +103,20 @@ def _decimal_text(value: int) -> str:
     return str(value)
 
 
-def _ip(value: Any) -> str:
-    if type(value) is not str:
-        raise _Refused(Reason.WRONG_TYPE)
-    try:
-        address = IPv6Address(ip_v1(value))
-    except FormError as error:
-        raise _Refused(error.reason) from None
-    return str(address.ipv4_mapped or address)
+def _ip(limit: int | None) -> Convert:
+    def convert(value: Any) -> str:
+        if type(value) is not str:
+            raise _Refused(Reason.WRONG_TYPE)
+        try:
+            address = IPv6Address(ip_v1(value))
+        except FormError as error:
+            raise _Refused(error.reason) from None
+        text = str(address.ipv4_mapped or address)
+        if limit is not None and len(text) > limit:
+            raise _Refused(Reason.TOO_LONG)
+        return text
+
+    return convert
 
 
 def _integer(kind: Kind) -> Convert:
@@ -172,7 +178,10 @@ def _timestamp(value: Any) -> datetime:
     if not 0 <= value < _YEAR_10000_S * 1000:  # NaN fails here too
         raise _Refused(Reason.NOT_A_TIMESTAMP)
     seconds = value if value < _YEAR_10000_S else value / 1000
-    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=float(seconds))
+    try:
+        return datetime.fromtimestamp(0, UTC) + timedelta(seconds=float(seconds))
+    except OverflowError:  # rounded up to the year 10000
+        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
 
 
 def _date(value: Any) -> date:
@@ -187,20 +196,28 @@ def _date(value: Any) -> date:
 def _jsonb(value: Any) -> str:
     try:
         text = _json(value).decode()
-    except (UnicodeEncodeError, ValueError, RecursionError, msgspec.MsgspecError, OverflowError):
+    except RecursionError:
+        raise _Refused(Reason.TOO_DEEP) from None
+    except (UnicodeEncodeError, ValueError, msgspec.MsgspecError, OverflowError):
         raise _Refused(Reason.INVALID_TEXT) from None
-    if "\\u0000" in text and "\0" in _texts(value):
+    if "\\u0000" in text and _holds_nul(value):
         raise _Refused(Reason.INVALID_TEXT)
     return text
 
 
-def _texts(value: Any) -> str:
-    """All keys and texts of a JSON value, joined."""
-    if isinstance(value, dict):
-        return "".join(key + _texts(inner) for key, inner in value.items())
-    if isinstance(value, list):
-        return "".join(map(_texts, value))
-    return value if isinstance(value, str) else ""
+def _holds_nul(value: Any) -> bool:
+    """Whether a key or text of a JSON value holds a NUL. A loop: the decoder follows deeper than Python calls go."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            waiting += inner.keys()
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            waiting += inner
+        elif isinstance(inner, str) and "\0" in inner:
+            return True
+    return False
 
 
 def _unchanged(value: Any) -> Value:
@@ -213,7 +230,7 @@ def _conversion(column: Column) -> Convert:
         return _unchanged
     by_parse: dict[Parse, Convert] = {
         Parse.VERSION: _version,
-        Parse.IP: _ip,
+        Parse.IP: _ip(column.type.length),
         Parse.TEXT: _text(column.type.length, numbers=True),
         Parse.TIMESTAMP: (lambda value: _timestamp(value).date()) if kind is Kind.DATE else _timestamp,
     }

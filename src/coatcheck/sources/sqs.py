@@ -21,10 +21,11 @@ from coatcheck.pipeline.message import Depth, Message
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
 from coatcheck.sources.sqs_demand import Budget, Demand
 from coatcheck.sources.sqs_entries import change_visibility, delete
-from coatcheck.sources.sqs_leases import Leases, tens
+from coatcheck.sources.sqs_leases import BATCH, Leases, tens
 
 _log = logging.getLogger(__name__)
 _TAKE_MOST = 500
+_ACK_LANES = 24
 _POLL_MARGIN_S = 10.0
 _HANG_UP_S = 2.0
 _CONTROL_S = 10.0
@@ -113,10 +114,15 @@ class SqsSource:
 
     async def ack(self, messages: Sequence[Message]) -> int:
         """Delete messages, ten a request; return how many could not be deleted and will come again."""
-        receipts = [message.receipt for message in messages]
-        left = await asyncio.gather(*(self._ack(chunk) for chunk in tens(receipts)))
+        chunks = tens([message.receipt for message in messages])
+
+        async def lane() -> int:
+            return sum([await self._ack(chunk) for chunk in chunks])
+
+        lanes = min(_ACK_LANES, -(-len(messages) // BATCH))  # a few tasks a batch, not one a request
+        given_up = await asyncio.gather(*(lane() for _ in range(lanes)))
         self._forget(messages)
-        return sum(left)
+        return sum(given_up)
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Make messages visible again at once."""

@@ -32,7 +32,7 @@ def samples() -> Samples:
 
 def travel(samples: Samples) -> tuple[Counter[str], dict[str, set[bytes]], list[dict[str, str | None]]]:
     """Decode, validate and canonicalise every body: rejects by reason, values by column, the good logins."""
-    columns = Config.model_validate({}).plan
+    columns = Config.model_validate({}).plan()
     decode, validate = decoder(exact=False), validator(columns)
     masked = [(place, column, form_of(column)) for place, column in enumerate(columns) if column.mask is Mask.TOKEN]
     rejected: Counter[str] = Counter()

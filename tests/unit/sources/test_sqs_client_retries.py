@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from pathlib import Path
 
 import pytest
 from botocore.credentials import Credentials as BotoCredentials
 
 from coatcheck.errors import ConfigError
-from coatcheck.sources import sqs_client
 from coatcheck.sources.aws import AwsTarget, Credentials
 from coatcheck.sources.sqs_client import Backoff, Late, SqsClient, SqsError
 from coatcheck.sources.sqs_wire import Kind
@@ -21,13 +22,13 @@ def target(endpoint: str = "http://127.0.0.1:1") -> AwsTarget:
 
 
 def test_pauses_grow_to_the_cap_are_jittered_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqs_client.random, "uniform", lambda low, high: (low, high))
+    monkeypatch.setattr(random, "uniform", lambda low, high: high - low)
     backoff = Backoff()
     spans = [backoff.pause() for _ in range(100)]
-    assert spans[:4] == [(0.0, 0.1), (0.0, 0.2), (0.0, 0.4), (0.0, 0.8)]
-    assert spans[8:] == [(0.0, 20.0)] * 92
+    assert spans[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert spans[8:] == [20.0] * 92
     backoff.reset()
-    assert backoff.pause() == (0.0, 0.1)
+    assert backoff.pause() == 0.1
 
 
 class Scripted(SqsClient):
@@ -53,7 +54,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def no_sleep(seconds: float) -> None:
         taken.append(seconds)
 
-    monkeypatch.setattr(sqs_client.asyncio, "sleep", no_sleep)
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
     return taken
 
 
@@ -75,13 +76,14 @@ def test_what_is_not_retryable_ends_at_once(pauses: list[float], kind: Kind) -> 
 
 def test_the_deadline_bounds_tries_and_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
+    away: Kind = "unavailable"
 
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr(sqs_client.asyncio, "sleep", sleep)
-    monkeypatch.setattr(sqs_client.time, "monotonic", lambda: now[0])
-    client = Scripted(*["unavailable"] * 1000)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    client = Scripted(*([away] * 1000))
     with pytest.raises(SqsError) as caught:
         asyncio.run(client.call_retrying("GetQueueUrl", b"{}", timeout=3.0, deadline=5.0))
     assert caught.value.kind == "unavailable"

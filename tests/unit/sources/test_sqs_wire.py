@@ -9,7 +9,14 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyreqwest.exceptions import ClientClosedError, ConnectError, ConnectTimeoutError, ReadError, RequestTimeoutError
+from pyreqwest.exceptions import (
+    CauseErrorDetails,
+    ClientClosedError,
+    ConnectError,
+    ConnectTimeoutError,
+    ReadError,
+    RequestTimeoutError,
+)
 
 from coatcheck.sources import sqs_wire
 from coatcheck.sources.sqs_wire import (
@@ -33,7 +40,7 @@ REFUSALS: list[tuple[int, str | None, object, str, str]] = [
     (400, None, {"__type": "com.amazonaws.sqs#SomethingNew"}, "invalid", "SomethingNew"),
     (403, None, {"__type": "com.amazonaws.sqs#RequestThrottled"}, "throttled", "RequestThrottled"),
     (400, None, {"__type": "com.amazon.coral.availability#ThrottlingException"}, "throttled", "ThrottlingException"),
-    (400, None, {"__type": "ThrottlingException:http://internal.amazon.com/coral/"}, "throttled", "ThrottlingException"),
+    (400, None, {"__type": "ThrottlingException:http://internal.amazon.com/"}, "throttled", "ThrottlingException"),
     (403, None, {"__type": "com.amazonaws.sqs#OverLimit"}, "throttled", "OverLimit"),
     (400, "KMS.ThrottlingException;Sender", {"__type": "com.amazonaws.sqs#KmsThrottled"}, "throttled", "KmsThrottled"),
     (503, None, {"__type": "com.amazonaws.sqs#RequestThrottled"}, "throttled", "RequestThrottled"),
@@ -75,7 +82,7 @@ REFUSALS: list[tuple[int, str | None, object, str, str]] = [
 
 
 @pytest.mark.parametrize(("status", "query_error", "body", "kind", "code"), REFUSALS)
-def test_each_refusal_has_its_kind_and_code(  # noqa: PLR0917 - the columns of the table
+def test_each_refusal_has_its_kind_and_code(
     status: int, query_error: str | None, body: object, kind: str, code: str
 ) -> None:
     error = refusal(
@@ -89,7 +96,7 @@ def test_each_refusal_has_its_kind_and_code(  # noqa: PLR0917 - the columns of t
     assert error.exit_code == 3
 
 
-def caused(*messages: str) -> dict[str, list[dict[str, str]]]:
+def caused(*messages: str) -> CauseErrorDetails:
     return {"causes": [{"message": message} for message in messages]}
 
 
