@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline.breaker",
     ),
     ("pipeline.runner", "sources.*", "sinks.*"),
-    ("app",),
+    ("app", "loop"),
     ("worker", "supervisor", "terminal"),
     ("demo.*",),
     ("cli.*",),
@@ -42,7 +42,7 @@ HOMES = {
     "rich": ("terminal",),
     "pydantic": ("config", "cli.reference"),
     "pydantic_settings": ("config",),
-    "uvloop": ("worker",),
+    "uvloop": ("loop",),
     "boto3": (),
 }
 """Where a third-party library may be imported."""
@@ -75,7 +75,7 @@ def layer(name: str) -> int:
 
 def package(name: str) -> str:
     """The room a module belongs to: its package, but for the pipeline, where every module stands for itself."""
-    head = name.split(".")[0]
+    head = name.split(".", maxsplit=1)[0]
     return name if head == "pipeline" else ".".join(name.split(".")[: 2 if head == "sinks" else 1])
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+INTERRUPTED = 130
+"""The exit code of a command that was interrupted."""
+
 
 class CoatcheckError(Exception):
     """Base of every error that a user may see.

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from coatcheck.errors import CoatcheckError, ConfigError, RefusedError, UnreachableError
-from coatcheck.pipeline.runner import Counts
-from coatcheck.worker import INTERRUPTED, run_async
+from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
+from coatcheck.loop import run_async
+from coatcheck.pipeline.message import Counts
 
 _log = logging.getLogger(__name__)
 _FINAL = {error.exit_code: error for error in (ConfigError, RefusedError)}

@@ -20,7 +20,7 @@ from coatcheck.errors import CoatcheckError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from coatcheck.pipeline.runner import Counts
+    from coatcheck.pipeline.message import Counts
 
 
 def out(text: str = "") -> None:

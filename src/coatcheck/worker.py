@@ -7,24 +7,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
-
-import uvloop
 
 from coatcheck import app
 from coatcheck.config import Config
-from coatcheck.pipeline.runner import Counts, Runner
+from coatcheck.errors import INTERRUPTED
+from coatcheck.loop import run_async
+from coatcheck.pipeline.message import Counts
+from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
-INTERRUPTED = 130
-_T = TypeVar("_T")
-
-
-def run_async(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end on uvloop."""
-    return uvloop.run(work)
 
 
 def run_worker(

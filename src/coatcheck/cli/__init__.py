@@ -14,10 +14,9 @@ from typing import NoReturn
 import click
 
 from coatcheck.cli.commands import cli
-from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError
 from coatcheck.terminal import fail, note
 
-_INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
 
@@ -35,7 +34,7 @@ def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
         return exit_.exit_code
     except click.Abort:
         note("coatcheck: interrupted")
-        return _INTERRUPTED
+        return INTERRUPTED
     except click.ClickException as error:
         return fail(ConfigError(_lower(error.format_message()), hint=_usage(error)))
     except BrokenPipeError:  # `coatcheck status | head`
@@ -43,7 +42,7 @@ def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         note("coatcheck: interrupted")
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"

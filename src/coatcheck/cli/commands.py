@@ -16,7 +16,7 @@ from coatcheck.cli.sections import Sections
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
-    from coatcheck.pipeline.runner import Counts
+    from coatcheck.pipeline.message import Counts
 
 # imports of what a command needs stand in the command: `--help` answers in 0.1 s
 
@@ -83,7 +83,7 @@ def check(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
 
     from coatcheck import app
-    from coatcheck.worker import run_async
+    from coatcheck.loop import run_async
 
     findings = run_async(app.check(configuration(context)))
     errors = [finding for finding in findings if finding.level == "error"]
@@ -128,12 +128,9 @@ def migrate(context: click.Context) -> None:
 @click.pass_context
 def run(context: click.Context, drain: bool, workers: int, as_json: bool, supervised: bool) -> None:
     """Consume messages until stopped (SIGTERM or Ctrl-C: finish, release the rest, exit 0)."""
-    from coatcheck.worker import run_worker
-
     config = configuration(context)
     if supervised:
-        counts = run_worker(config, drain=drain, tick=_report, tick_s=0.5, supervised=True)
-        _report(counts)
+        _report(_work(config, drain=drain, tick=_report, tick_s=0.5, supervised=True))
         return
     with terminal.progress("loading") as show:
 
@@ -141,13 +138,19 @@ def run(context: click.Context, drain: bool, workers: int, as_json: bool, superv
             show(counts.acked, f"{counts.loaded:,} loaded, {counts.rejected:,} rejected")
 
         if workers == 1:
-            counts = run_worker(config, drain=drain, tick=tick)
+            counts = _work(config, drain=drain, tick=tick)
         else:
             counts = _supervise(context, workers=workers, drain=drain, tick=tick)
     if as_json:
         terminal.out_json(counts.as_dict())
     else:
         terminal.out(terminal.summary(counts))
+
+
+def _work(config: Config, **options: Any) -> Counts:
+    from coatcheck.worker import run_worker
+
+    return run_worker(config, **options)
 
 
 def _report(counts: Counts) -> None:
@@ -174,7 +177,7 @@ def send(context: click.Context, file: Any, as_new: bool, create_queue: bool) ->
     Each line carries its own key, so that sending a file again, after a crash or by mistake, adds no rows.
     """
     from coatcheck import app
-    from coatcheck.worker import run_async
+    from coatcheck.loop import run_async
 
     config = configuration(context)
 
@@ -197,7 +200,7 @@ def status(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
 
     from coatcheck import app
-    from coatcheck.worker import run_async
+    from coatcheck.loop import run_async
 
     found = run_async(app.status(configuration(context)))
     if as_json:
@@ -225,7 +228,7 @@ def status(context: click.Context, as_json: bool) -> None:
 def redrive(context: click.Context, origin: str | None, limit: int | None) -> None:
     """Move dead letters back to the queue. They keep their identity: what was loaded before is not loaded twice."""
     from coatcheck import app
-    from coatcheck.worker import run_async
+    from coatcheck.loop import run_async
 
     config = configuration(context)
 

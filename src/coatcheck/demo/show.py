@@ -15,9 +15,10 @@ from coatcheck.config import Config
 from coatcheck.demo.samples import Samples, sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
 from coatcheck.errors import CoatcheckError
-from coatcheck.pipeline.runner import Counts
+from coatcheck.loop import run_async
+from coatcheck.pipeline.message import Counts
 from coatcheck.sql import query
-from coatcheck.worker import run_async, run_worker
+from coatcheck.worker import run_worker
 
 _FOREIGN = ("AWS_", "COATCHECK_", "PG")
 _EMULATOR = {

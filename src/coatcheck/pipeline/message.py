@@ -5,6 +5,7 @@ Nothing here shows a payload in its `repr`: a message in a traceback or a log li
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import msgspec
@@ -35,7 +36,7 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_JSON: "the body is no JSON text (RFC 8259)",
     Reason.NOT_AN_OBJECT: "the body is JSON, but no object",
     Reason.TOO_DEEP: "the body nests deeper than the decoder follows",
-    Reason.INVALID_TEXT: "a text holds a NUL or a lone surrogate, which PostgreSQL cannot store, or over 64 combining marks in a row",
+    Reason.INVALID_TEXT: "a text holds a NUL, a lone surrogate, or over 64 combining marks in a row",
     Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
     Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
     Reason.TOO_LONG: "a text is longer than its column",
@@ -161,3 +162,19 @@ class Depth(msgspec.Struct, frozen=True):
     def total(self) -> int:
         """All messages that are not acked yet."""
         return self.visible + self.in_flight + self.delayed
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time."""
+
+    received: int = 0
+    loaded: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    acked: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the fields by name, seconds rounded to milliseconds."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Depth, Message, Row
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row
 from coatcheck.pipeline.ports import BodySealer, Sink, Source
 from coatcheck.pipeline.road import Road
 
@@ -21,22 +21,6 @@ _log = logging.getLogger(__name__)
 _IDLE_S = 0.25
 _QUIET_LOOKS = 2  # the queue's counts are approximate; once is chance
 _MARGIN_S = 5.0
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time."""
-
-    received: int = 0
-    loaded: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    acked: int = 0
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, int | float]:
-        """Return the fields by name, seconds rounded to milliseconds."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)

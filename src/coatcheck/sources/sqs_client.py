@@ -66,6 +66,7 @@ Late = Callable[[bytes], Awaitable[object]]
 """Takes the response of a request whose caller was cancelled; see `SqsClient.call`."""
 
 _OK = 200
+_CONTROL_S = 10.0
 
 
 class Backoff:
@@ -224,10 +225,14 @@ class SqsClient:
         return (await self._control("CreateQueue", request, _UrlAnswer)).queue_url
 
     async def _control(self, operation: str, request: dict[str, Any], answer: type[Wire]) -> Wire:
-        payload = msgspec.json.encode(request)
-        return decode(
-            operation, msgspec.json.Decoder(answer), await self.call_retrying(operation, payload, timeout=10.0)
-        )
+        try:
+            payload = msgspec.json.encode(request)
+        except UnicodeEncodeError as error:  # a lone surrogate in a name
+            failure = transport_failure(operation, error)
+        else:
+            data = await self.call_retrying(operation, payload, timeout=_CONTROL_S)
+            return decode(operation, msgspec.json.Decoder(answer), data)
+        raise failure
 
     # -- one request
 

@@ -13,7 +13,7 @@ import re
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from pyreqwest.exceptions import ClientClosedError, DetailedPyreqwestError, PyreqwestError
+from pyreqwest.exceptions import ClientClosedError, DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
 
 from coatcheck.errors import UnreachableError
 
@@ -119,6 +119,8 @@ def transport_failure(operation: str, error: Exception) -> SqsError:
         return SqsError(operation, "invalid", "ClientClosed")
     if not isinstance(error, PyreqwestError):  # a header or URL that cannot be sent: ValueError, which shows its value
         return SqsError(operation, "invalid", "UnsendableRequest")
+    if isinstance(error, RequestTimeoutError):  # its subclasses mislead: no answer in time is a ConnectTimeoutError too
+        return SqsError(operation, "unavailable", "Timeout")
     code = type(error).__name__
     if isinstance(error, DetailedPyreqwestError):
         causes = " ".join(str(cause.get("message", "")) for cause in error.details.get("causes") or ())

@@ -1,0 +1,358 @@
+"""Queue, database, keys and the command between them: everything a system test needs, each test with its own."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from coatcheck.demo.guarded import LOOPBACK
+from coatcheck.demo.servers import PostgresServer, SqsServer
+from tests.support.fix_postgres import Database
+from tests.support.process import Command
+
+_numbers = itertools.count()
+_TEMPLATE = "logins"
+_AMAZON = "application/x-amz-json-1.0"
+
+
+class Queue:
+    """One queue, spoken to without boto3, which costs a millisecond of CPU a request. Not for several threads."""
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        self.endpoint, self.name = endpoint, name
+        self.url = f"{endpoint}/000000000000/{name}"
+        self.arn = f"arn:aws:sqs:us-east-1:000000000000:{name}"
+        self._connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
+
+    def call(self, operation: str, **request: object) -> Any:
+        """Send one request and return its answer."""
+        headers = {"Content-Type": _AMAZON, "X-Amz-Target": f"AmazonSQS.{operation}"}
+        self._connection.request("POST", "/", json.dumps(request), headers)
+        response = self._connection.getresponse()
+        body = response.read()
+        assert response.status == http.client.OK, (operation, body)
+        return json.loads(body or b"{}")
+
+    def create(self, **attributes: object) -> None:
+        """Create the queue."""
+        wanted = {name: str(value) for name, value in attributes.items()}
+        self.call("CreateQueue", QueueName=self.name, Attributes=wanted)
+
+    def set(self, **attributes: object) -> None:
+        """Change attributes of the queue."""
+        wanted = {name: str(value) for name, value in attributes.items()}
+        self.call("SetQueueAttributes", QueueUrl=self.url, Attributes=wanted)
+
+    def send(self, bodies: Iterable[str]) -> int:
+        """Send messages, ten at a time; return how many."""
+        rest, sent = iter(bodies), 0
+        while batch := list(itertools.islice(rest, 10)):
+            entries = [{"Id": str(place), "MessageBody": body} for place, body in enumerate(batch)]
+            answer = self.call("SendMessageBatch", QueueUrl=self.url, Entries=entries)
+            assert not answer.get("Failed")
+            sent += len(batch)
+        return sent
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Receive up to ten messages."""
+        messages: list[dict[str, Any]] = self.call(
+            "ReceiveMessage",
+            QueueUrl=self.url,
+            MaxNumberOfMessages=10,
+            AttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        ).get("Messages", [])
+        return messages
+
+    def depth(self) -> tuple[int, int, int]:
+        """Return how many messages wait, are in flight, and are delayed."""
+        attributes = self.call("GetQueueAttributes", QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        names = ("", "NotVisible", "Delayed")
+        waiting, in_flight, delayed = (int(attributes[f"ApproximateNumberOfMessages{name}"]) for name in names)
+        return waiting, in_flight, delayed
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+@contextmanager
+def feeding(queue: Queue, bodies: Sequence[str], *, most: int = 1000) -> Iterator[None]:
+    """Send messages in the background while at most `most` wait: the embedded server slows down with its depth."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def feed() -> None:
+        mine = Queue(queue.endpoint, queue.name)
+        try:
+            for start in range(0, len(bodies), 200):
+                while mine.depth()[0] > most - 200:
+                    if stop.wait(0.02):
+                        return
+                mine.send(bodies[start : start + 200])
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failed.append(error)
+        finally:
+            mine.close()
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed, failed
+
+
+class LoginDatabase(Database):
+    """A database with the table `user_logins`, whose server may go away and come back."""
+
+    def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run statements, on a new connection if the last one has died."""
+        try:
+            return super().execute(statement, *parameters)
+        except psycopg.OperationalError:
+            if self._connection is None or not self._connection.closed:
+                raise
+            return super().execute(statement, *parameters)
+
+    def rows(self) -> int:
+        """Return how many rows there are."""
+        return self.count("user_logins")
+
+    def figures(self) -> tuple[int, int, int]:
+        """Return how many rows, ledger entries and quarantine entries there are."""
+        return self.rows(), self.count("coatcheck.ledger"), self.count("coatcheck.quarantine")
+
+    def repeated(self) -> int:
+        """Return how many users have more than one row (in tests that send one message a user)."""
+        return int(self.value("SELECT count(*) - count(DISTINCT user_id) FROM user_logins"))
+
+    def text(self) -> str:
+        """Return everything that any table of ours holds, as text; bytes also as what they spell."""
+        tables = self.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        lines = [str(row) for (table,) in tables for row in self.execute(f"SELECT t.*, t::text FROM {table} AS t")]
+        return "\n".join(lines)
+
+
+class Proxy:
+    """A TCP port before a server's own, to cut it off and bring it back while the server lives on.
+
+    `swallow`: a request that holds these bytes is not passed on, and its connection is closed.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener: socket.socket | None = None
+        self._pairs: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self.port = 0
+        self.swallow: bytes | None = None
+        self.swallowed = 0
+        self.mend()
+
+    def mend(self) -> None:
+        """Listen (again)."""
+        self._listener = socket.create_server((LOOPBACK, self.port), backlog=128)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
+
+    def cut(self) -> None:
+        """Close every connection and refuse new ones."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
+            listener.close()
+        with self._lock:
+            for end in self._pairs:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection((LOOPBACK, self._target), 10)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._pairs |= {client, server}
+                cut = self._listener is not listener
+            ends = (client, server)
+            if cut:
+                self._end(ends)
+                continue
+            for source, sink in (ends, ends[::-1]):
+                threading.Thread(target=self._pass, args=[source, sink, source is client], daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, watched: bool) -> None:  # noqa: FBT001 - a thread's argument
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if watched and self.swallow is not None and self.swallow in data:
+                    self.swallowed += 1
+                    break
+                sink.sendall(data)
+        self._end((source, sink))
+
+    def _end(self, ends: tuple[socket.socket, ...]) -> None:
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            gone = self._pairs & set(ends)
+            self._pairs -= gone
+        if not gone:  # the other direction has ended before
+            for end in ends:
+                end.close()
+
+
+@contextmanager
+def proxy(target: int) -> Iterator[Proxy]:
+    """Give a proxy in front of a port."""
+    opened = Proxy(target)
+    try:
+        yield opened
+    finally:
+        opened.cut()
+
+
+def login(number: int, **changes: object) -> str:
+    """Return the body of a made-up login; a number has a user, an address and a device of its own."""
+    fields: dict[str, object] = {
+        "user_id": f"user-{number}",
+        "app_version": f"{1 + number % 9}.{number % 10}.{number % 7}",
+        "device_type": ("android", "ios")[number % 2],
+        "ip": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
+        "locale": None if number % 3 == 0 else "DE",
+        "device_id": f"device-{number:06d}",
+    }
+    return json.dumps({name: value for name, value in (fields | changes).items() if value is not ...})
+
+
+def logins(count: int, first: int = 0) -> list[str]:
+    """Return `count` bodies, each of another user."""
+    return [login(number) for number in range(first, first + count)]
+
+
+BAD = '{"type": "heartbeat", "number": %d}'
+"""A message of another kind, which is rejected."""
+
+
+@pytest.fixture(scope="session")
+def sqs() -> Iterator[SqsServer]:
+    """The SQS server of this worker."""
+    with SqsServer() as server:
+        yield server
+
+
+@contextmanager
+def new_queue(sqs: SqsServer, **attributes: object) -> Iterator[Queue]:
+    """Make a queue of one's own."""
+    queue = Queue(sqs.url, f"queue-{next(_numbers)}")
+    queue.create(**attributes)
+    try:
+        yield queue
+    finally:
+        queue.call("DeleteQueue", QueueUrl=queue.url)
+        queue.close()
+
+
+@pytest.fixture
+def queue(sqs: SqsServer) -> Iterator[Queue]:
+    """A queue of one's own; what is in flight stays so for longer than any test."""
+    with new_queue(sqs, VisibilityTimeout=120) as new:
+        yield new
+
+
+@pytest.fixture(scope="session")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyring with a private key in clear."""
+    folder = tmp_path_factory.mktemp("keyring")
+    Command(folder, {})("keys", "init", COATCHECK_KEYS__PATH=str(folder / "keys"))
+    return folder / "keys"
+
+
+@pytest.fixture(scope="session")
+def _login_template(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    database = LoginDatabase(postgres_server, _TEMPLATE)
+    database.create("template1")
+    Command(tmp_path_factory.mktemp("migrate"), {"DATABASE_URL": database.dsn})("migrate")
+    return _TEMPLATE
+
+
+@contextmanager
+def _fresh(server: PostgresServer, template: str) -> Iterator[LoginDatabase]:
+    database = LoginDatabase(server, f"logins_{next(_numbers)}")
+    database.create(template)
+    try:
+        yield database
+    finally:
+        server.start()  # should a test have left it down
+        database.drop()
+
+
+@pytest.fixture
+def login_database(postgres_server: PostgresServer, _login_template: str) -> Iterator[LoginDatabase]:
+    """A database of one's own, migrated for the login pipeline."""
+    with _fresh(postgres_server, _login_template) as database:
+        yield database
+
+
+@pytest.fixture
+def bare_database(postgres_server: PostgresServer) -> Iterator[LoginDatabase]:
+    """A database of one's own with nothing in it."""
+    with _fresh(postgres_server, "template1") as database:
+        yield database
+
+
+@contextmanager
+def commanding(folder: Path, queue: Queue, database: LoginDatabase, keyring: Path) -> Iterator[Command]:
+    """Give the command between a queue and a database."""
+    command = Command(
+        folder,
+        {
+            "AWS_ENDPOINT_URL": queue.endpoint,
+            "DATABASE_URL": database.dsn,
+            "COATCHECK_SOURCE__QUEUE": queue.name,
+            "COATCHECK_KEYS__PATH": str(keyring),
+        },
+    )
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+@pytest.fixture
+def command(tmp_path: Path, queue: Queue, login_database: LoginDatabase, keyring: Path) -> Iterator[Command]:
+    """The command with a keyring, between `queue` and `login_database`."""
+    with commanding(tmp_path, queue, login_database, keyring) as ready:
+        yield ready
+
+
+@pytest.fixture
+def own_keyring(keyring: Path, tmp_path: Path) -> Path:
+    """A keyring that a test may spoil."""
+    return Path(shutil.copytree(keyring, tmp_path / "own-keys"))
