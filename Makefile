@@ -26,8 +26,9 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack  ## the whole test-suite
+test: setup setup-localstack  ## the whole test-suite, and most of it again on the newest Python there is
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m tests.support.newest_python
 
 check: setup  ## lint, types, architecture, generated docs
 	@$(BIN)/ruff check .
@@ -47,7 +48,7 @@ lock: setup  ## resolve the lock file anew
 	  --no-emit-index-url --no-emit-find-links --extra demo --group dev pyproject.toml -o $(LOCK)
 
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
-	@$(BIN)/python tests/support/localstack_env.py || true
+	@$(BIN)/python -m tests.support.localstack_env || true
 
 clean:  ## remove what setup made
-	@rm -rf $(VENV) .venv-localstack .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venvs .venv-localstack .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.interpreters import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "localstack.lock"
@@ -39,7 +40,7 @@ def installed() -> bool:
 def install() -> None:
     """Make the environment anew, by uv where it is at hand, else by pip. Raises SkipError."""
     deadline = time.monotonic() + LIMIT_S
-    python = next(_interpreters())
+    python = next(interpreters(PREFERRED), sys.executable)
     uv = Path(sys.executable).with_name("uv")
     trouble = ""
     for way in [_by_uv(str(uv), python)] * uv.exists() + [_by_pip(python)]:
@@ -74,23 +75,6 @@ def _by_pip(python: str) -> list[list[str]]:
         [python, "-m", "venv", str(ENVIRONMENT)],
         [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted],
     ]
-
-
-def _interpreters() -> Iterator[str]:
-    """Yield interpreters that run, the best first; this one at the end."""
-    for name in PREFERRED:
-        found = [shutil.which(name) or ""]
-        if pyenv := shutil.which("pyenv"):  # its shims run only for the versions it is told to use
-            found += _output([pyenv, "whence", "--path", name]).splitlines()
-        yield from (path for path in found if path and _output([path, "-c", "print(1)"]))
-    yield sys.executable
-
-
-def _output(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _run(command: list[str], deadline: float) -> None:
