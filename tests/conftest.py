@@ -9,4 +9,4 @@ ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:  # `python -m pytest` has it there, `pytest` does not
     sys.path.insert(0, ROOT)
 
-pytest_plugins = ["tests.support.fix_postgres", "tests.support.fix_servers"]
+pytest_plugins = ["tests.support.fix_postgres", "tests.support.fix_servers", "tests.support.fix_sqs"]

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
@@ -50,7 +51,7 @@ class _Supervisor:
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+            loop.add_signal_handler(number, self._signalled)
         results = await asyncio.gather(*(self._keep(place) for place in range(workers)), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -59,17 +60,17 @@ class _Supervisor:
         total.seconds = time.monotonic() - started
         return total
 
-    def _signalled(self, number: int) -> None:
+    def _signalled(self) -> None:
         if self._stopping.is_set():
             for process in self._processes:
-                process.kill()
+                _tell(process, signal.SIGKILL)
             os._exit(INTERRUPTED)
-        self._stop(number)
+        self._stop()
 
-    def _stop(self, number: int = signal.SIGTERM) -> None:
+    def _stop(self) -> None:
         self._stopping.set()
         for process in self._processes:
-            process.send_signal(number)
+            _tell(process, signal.SIGTERM)  # one that is only just starting ends by it without a word
 
     async def _keep(self, place: int) -> None:
         """Keep one worker running until it ends well, or in a way that no restart mends."""
@@ -99,6 +100,8 @@ class _Supervisor:
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
         self._processes.add(process)
+        if self._stopping.is_set():  # while it was being started
+            _tell(process, signal.SIGTERM)
         try:
             if process.stdout is None:
                 raise CoatcheckError("a worker has no output")
@@ -112,3 +115,8 @@ class _Supervisor:
 
     def _total(self) -> Counts:
         return Counts(**{name: sum(counts[name] for counts in self._counts.values()) for name in _COUNTED})
+
+
+def _tell(process: asyncio.subprocess.Process, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended this very moment
+        process.send_signal(number)

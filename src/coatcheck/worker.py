@@ -7,8 +7,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 from coatcheck import app
 from coatcheck.config import Config
@@ -18,6 +21,7 @@ from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 def run_worker(
@@ -39,15 +43,37 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.signalled)
-    runner = app.runner(config, drain=drain)
-    stop.attach(runner)
     if supervised:
         loop.add_reader(sys.stdin.fileno(), stop.orphaned)
+    starting = _in_thread(lambda: app.runner(config, drain=drain))
+    either: tuple[asyncio.Future[Any], ...] = (starting, stop.asked)
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        return Counts()
+    runner = starting.result()
+    stop.attach(runner)
     ticker = asyncio.create_task(_tick(runner.counts, tick, tick_s))
     try:
         return await runner.run(drain=drain)
     finally:
         ticker.cancel()
+
+
+def _in_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Do what may wait for a database in a thread that nobody has to wait for (asyncio waits for those of its own)."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            done = partial(future.set_result, work())
+        except Exception as error:  # noqa: BLE001 - raised where the result is taken
+            done = partial(future.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 async def _tick(counts: Counts, tick: Callable[[Counts], None], tick_s: float) -> None:
@@ -61,17 +87,17 @@ class _Stop:
 
     def __init__(self) -> None:
         self._runner: Runner | None = None
-        self._asked = False
+        self.asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def attach(self, runner: Runner) -> None:
         self._runner = runner
-        if self._asked:
+        if self.asked.done():
             runner.stop()
 
     def signalled(self) -> None:
-        if self._asked:
+        if self.asked.done():
             os._exit(INTERRUPTED)
-        self._asked = True
+        self.asked.set_result(None)
         _log.info("stopping: no more receiving, finishing what is in progress")
         if self._runner is not None:
             self._runner.stop()
@@ -81,5 +107,5 @@ class _Stop:
             if os.read(sys.stdin.fileno(), 1):
                 return
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        if not self._asked:
+        if not self.asked.done():
             self.signalled()

@@ -32,7 +32,7 @@ SIZES = (0, 1, 31, 1022, 1023, 1024, 1025, 70_000)
 COLUMNS = {kind: column(f"c_{kind}", "varchar(100000)" if kind is Kind.VARCHAR else str(kind)) for kind in Kind}
 ENCODE = {kind: arrays.encoding(COLUMNS[kind]) for kind in Kind}
 
-ZONES = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+ZONES = st.integers(-15 * 60, 15 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 MOMENTS = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29), timezones=ZONES)  # noqa: DTZ001 - the zone comes from `timezones`
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False).filter(lambda value: abs(value.adjusted()) <= 1000)
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -267,7 +267,7 @@ def test_broken_responses_are_unavailable(answer: Answer) -> None:
     async def run() -> None:
         async with serving(answer) as server, client_of(server.url) as client:
             error = await failure_of(client.call("ReceiveMessage", b"{}", timeout=5))
-            assert error.kind == "unavailable"
+            assert (error.kind, error.code) == ("unavailable", "BrokenResponse")
 
     asyncio.run(run())
 
@@ -313,9 +313,44 @@ def test_after_close_nothing_is_sent() -> None:
         async with serving(echo) as server:
             async with client_of(server.url) as client:
                 await client.call("ReceiveMessage", b"{}", timeout=5)
+            await client.close()
             error = await failure_of(client.call("ReceiveMessage", b"{}", timeout=5))
             assert (error.kind, error.code) == ("invalid", "ClientClosed")
             assert len(server.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_close_ends_idle_connections() -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+        server = Server(echo)
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await server.serve(reader, writer)
+            ended.set()
+
+        async with listening(connected) as port:
+            async with client_of(f"http://{HOST}:{port}") as client:
+                await client.call("ReceiveMessage", b"{}", timeout=5)
+                assert not ended.is_set()
+            async with asyncio.timeout(10):
+                await ended.wait()
+
+    asyncio.run(run())
+
+
+def test_connections_that_the_server_closes_meanwhile_do_no_harm() -> None:
+    async def run() -> None:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request = await read_request(reader)
+            writer.write(response(200, request.body))
+            await writer.drain()
+            writer.close()
+
+        async with listening(connected) as port, client_of(f"http://{HOST}:{port}") as client:
+            for _ in range(50):  # the odd one is sent just before the end is seen, and is tried again
+                assert await client.call_retrying("ReceiveMessage", b"{}", timeout=5) == b"{}"
 
     asyncio.run(run())
 

@@ -22,7 +22,7 @@ from coatcheck.sinks.postgres import sink as sink_module
 from coatcheck.sinks.postgres.sink import PostgresSink
 
 T = TypeVar("T")
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds after which a test stops to wait for what should long have happened."""
 
 TABLE = "events"
@@ -47,7 +47,7 @@ class Database:
         self.server, self.name = server, name
         self.dsn = psycopg.conninfo.make_conninfo(server.dsn, dbname=name)
         self._connection: psycopg.Connection[Any] | None = None
-        self._roles: list[str] = []
+        self.roles: list[str] = []
 
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run statements; return the rows of the last one, if it has any."""
@@ -96,7 +96,7 @@ class Database:
     def role(self, *grants: str) -> str:
         """Make a role that may log in and nothing else but `grants`; return its connection string."""
         name = f"role_{next(_numbers)}"
-        self._roles.append(name)
+        self.roles.append(name)
         self.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'known'")
         for grant in grants:
             self.execute(f"GRANT {grant} TO {name}")
@@ -106,16 +106,42 @@ class Database:
         """Return the server's log of this test."""
         return self.server.log_path.read_bytes()[self._seen :].decode()
 
-    def create(self, template: str) -> None:
+    def mark(self) -> None:
+        """From here on it is another test's log."""
         self._seen = self.server.log_path.stat().st_size
-        self._admin("CREATE DATABASE {} TEMPLATE {}", self.name, template)
+
+    def create(self, template: str) -> None:
+        """Make the database, as a copy."""
+        self.mark()
+        self._admin("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", self.name, template)
 
     def drop(self) -> None:
+        """Remove the database and its roles."""
+        self.close()
+        self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)
+        while self.roles:
+            self._admin("DROP ROLE {}", self.roles.pop())
+
+    def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._admin("DROP DATABASE {} WITH (FORCE)", self.name)
-        for role in self._roles:
-            self._admin("DROP ROLE {}", role)
+
+    def fingerprint(self) -> object:
+        """Return what changes with any change of the schema coatcheck or of the database's rights."""
+        return self.execute(_FINGERPRINT)
+
+    def empty(self, *, keep: bool) -> None:
+        """Remove what a test has made; `keep` the schema coatcheck, but nothing in it."""
+        for statement in self.execute(_REMOVE, keep):
+            self.execute(*statement)
+        self.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
+        if keep:
+            self.execute(
+                "DELETE FROM coatcheck.ledger; DELETE FROM coatcheck.quarantine; DELETE FROM coatcheck.batch;"
+                "DELETE FROM coatcheck.data_key;"
+                "SELECT setval('coatcheck.quarantine_quarantine_id_seq', 1, false)"
+            )
+            schema.migrate(self.dsn, TABLE, EVENTS)
 
     def _admin(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
@@ -123,15 +149,68 @@ class Database:
             connection.execute(text)
 
 
-@contextmanager
-def _fresh(server: PostgresServer, template: str) -> Iterator[Database]:
-    database = Database(server, f"test_{next(_numbers)}")
-    database.create(template)
-    try:
-        yield database
-    finally:
-        server.start()  # should a test have left it down
-        database.drop()
+_FINGERPRINT = """
+SELECT array_agg(xmin::text ORDER BY oid) FROM pg_class WHERE relnamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(xmin::text ORDER BY oid) FROM pg_constraint WHERE connamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(xmin::text ORDER BY oid) FROM pg_proc WHERE pronamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(t.xmin::text ORDER BY t.oid) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid
+WHERE relnamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(a.xmin::text ORDER BY attrelid, attnum) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = attrelid
+WHERE relnamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(xmin::text) FROM pg_namespace WHERE nspname = 'coatcheck'
+UNION ALL
+SELECT array_agg(xmin::text) FROM pg_database WHERE datname = current_database()
+"""
+
+_REMOVE = """
+SELECT format('SELECT pg_terminate_backend(%%s)', pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+UNION ALL
+SELECT format('ALTER DATABASE %%I RESET ALL', current_database())
+UNION ALL
+SELECT format('DROP SCHEMA %%I CASCADE', nspname) FROM pg_namespace
+WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%%' AND NOT (%s AND nspname = 'coatcheck')
+"""
+
+
+class Pool:
+    """Databases to lend: a new one where the last was changed beyond what can be undone, as making one takes time."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        self._free: dict[bool, tuple[Database, object]] = {}
+        template = Database(server, _TEMPLATE)
+        template.create("template1")
+        schema.migrate(template.dsn, TABLE, EVENTS)
+
+    @contextmanager
+    def lend(self, *, migrated: bool) -> Iterator[Database]:
+        """Lend a database that looks like a new one."""
+        database, fingerprint = self._free.pop(migrated, None) or self._new(migrated=migrated)
+        database.mark()
+        try:
+            yield database
+        finally:
+            self.server.start()  # should a test have left it down
+            if not database.roles and (not migrated or database.fingerprint() == fingerprint):
+                database.empty(keep=migrated)
+                self._free[migrated] = (database, fingerprint)
+            else:
+                database.drop()
+
+    def close(self) -> None:
+        for database, _ in self._free.values():
+            database.close()
+
+    def _new(self, *, migrated: bool) -> tuple[Database, object]:
+        database = Database(self.server, f"test_{next(_numbers)}")
+        database.create(_TEMPLATE if migrated else "template1")
+        return database, database.fingerprint()
 
 
 @pytest.fixture(scope="session")
@@ -142,25 +221,24 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def _migrated(postgres_server: PostgresServer) -> str:
-    database = Database(postgres_server, _TEMPLATE)
-    database.create("template1")
-    schema.migrate(database.dsn, TABLE, EVENTS)
-    return _TEMPLATE
+def _pool(postgres_server: PostgresServer) -> Iterator[Pool]:
+    pool = Pool(postgres_server)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def database(postgres_server: PostgresServer, _migrated: str) -> Iterator[Database]:
+def database(_pool: Pool) -> Iterator[Database]:
     """A database of one's own, migrated, with the table `events`."""
-    with _fresh(postgres_server, _migrated) as fresh:
-        yield fresh
+    with _pool.lend(migrated=True) as lent:
+        yield lent
 
 
 @pytest.fixture
-def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
+def empty_database(_pool: Pool) -> Iterator[Database]:
     """A database of one's own with nothing in it."""
-    with _fresh(postgres_server, "template1") as fresh:
-        yield fresh
+    with _pool.lend(migrated=False) as lent:
+        yield lent
 
 
 @pytest.fixture

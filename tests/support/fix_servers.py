@@ -6,21 +6,19 @@ import http.client
 import itertools
 import json
 import shutil
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-
-from coatcheck.demo.guarded import LOOPBACK
-from coatcheck.demo.servers import PostgresServer, SqsServer
 from tests.support.fix_postgres import Database
 from tests.support.process import Command
+
+from coatcheck.demo.servers import PostgresServer, SqsServer
 
 _numbers = itertools.count()
 _TEMPLATE = "logins"
@@ -90,17 +88,19 @@ class Queue:
 
 @contextmanager
 def feeding(queue: Queue, bodies: Sequence[str], *, most: int = 1000) -> Iterator[None]:
-    """Send messages in the background while at most `most` wait: the embedded server slows down with its depth."""
-    stop = threading.Event()
+    """Send messages in the background while at most `most` wait: the embedded server slows down with its depth.
+
+    At the end of the block the rest is sent whatever waits.
+    """
+    hurry = threading.Event()
     failed: list[BaseException] = []
 
     def feed() -> None:
         mine = Queue(queue.endpoint, queue.name)
         try:
             for start in range(0, len(bodies), 200):
-                while mine.depth()[0] > most - 200:
-                    if stop.wait(0.02):
-                        return
+                while mine.depth()[0] > most - 200 and not hurry.wait(0.02):
+                    pass
                 mine.send(bodies[start : start + 200])
         except BaseException as error:  # noqa: BLE001 - told by the main thread
             failed.append(error)
@@ -112,7 +112,7 @@ def feeding(queue: Queue, bodies: Sequence[str], *, most: int = 1000) -> Iterato
     try:
         yield
     finally:
-        stop.set()
+        hurry.set()
         thread.join()
     assert not failed, failed
 
@@ -125,8 +125,7 @@ class LoginDatabase(Database):
         try:
             return super().execute(statement, *parameters)
         except psycopg.OperationalError:
-            if self._connection is None or not self._connection.closed:
-                raise
+            self.close()
             return super().execute(statement, *parameters)
 
     def rows(self) -> int:
@@ -149,93 +148,6 @@ class LoginDatabase(Database):
         )
         lines = [str(row) for (table,) in tables for row in self.execute(f"SELECT t.*, t::text FROM {table} AS t")]
         return "\n".join(lines)
-
-
-class Proxy:
-    """A TCP port before a server's own, to cut it off and bring it back while the server lives on.
-
-    `swallow`: a request that holds these bytes is not passed on, and its connection is closed.
-    """
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener: socket.socket | None = None
-        self._pairs: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self.port = 0
-        self.swallow: bytes | None = None
-        self.swallowed = 0
-        self.mend()
-
-    def mend(self) -> None:
-        """Listen (again)."""
-        self._listener = socket.create_server((LOOPBACK, self.port), backlog=128)
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
-
-    def cut(self) -> None:
-        """Close every connection and refuse new ones."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
-            listener.close()
-        with self._lock:
-            for end in self._pairs:
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection((LOOPBACK, self._target), 10)
-            except OSError:
-                client.close()
-                continue
-            server.settimeout(None)
-            with self._lock:
-                self._pairs |= {client, server}
-                cut = self._listener is not listener
-            ends = (client, server)
-            if cut:
-                self._end(ends)
-                continue
-            for source, sink in (ends, ends[::-1]):
-                threading.Thread(target=self._pass, args=[source, sink, source is client], daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, watched: bool) -> None:  # noqa: FBT001 - a thread's argument
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if watched and self.swallow is not None and self.swallow in data:
-                    self.swallowed += 1
-                    break
-                sink.sendall(data)
-        self._end((source, sink))
-
-    def _end(self, ends: tuple[socket.socket, ...]) -> None:
-        for end in ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        with self._lock:
-            gone = self._pairs & set(ends)
-            self._pairs -= gone
-        if not gone:  # the other direction has ended before
-            for end in ends:
-                end.close()
-
-
-@contextmanager
-def proxy(target: int) -> Iterator[Proxy]:
-    """Give a proxy in front of a port."""
-    opened = Proxy(target)
-    try:
-        yield opened
-    finally:
-        opened.cut()
 
 
 def login(number: int, **changes: object) -> str:

@@ -1,4 +1,4 @@
-"""A real SQS for tests (one embedded server a worker of pytest), boto3 as the foreign hand on it, and sources on both.
+"""Queues of the embedded SQS server in the foreign hand of boto3, a scripted server, and sources on both.
 
 Queues are made fresh for each test by `queues.create()`. Nothing here sleeps to synchronise: `until` waits on a
 condition with a deadline.
@@ -22,6 +22,7 @@ from tests.support.scripted_sqs import ScriptedSqs
 
 from coatcheck.demo.servers import SqsServer
 from coatcheck.pipeline.message import Message
+from coatcheck.sources import sqs as sqs_module
 from coatcheck.sources.aws import AwsTarget, Credentials
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
@@ -64,6 +65,12 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing a source does not wait for its polls. For tests of something else: it saves a second each."""
+    monkeypatch.setattr(sqs_module, "_HANG_UP_S", 0.05)
+
+
 # -- clients and sources
 
 
@@ -90,32 +97,19 @@ def a_source(queue_url: str, *, client: SqsClient | None = None, **options: Any)
 
 
 @asynccontextmanager
-async def started(source: SqsSource) -> AsyncIterator[SqsSource]:
-    """Start a source, and close it."""
-    try:
-        await source.start()
-        yield source
-    finally:
-        await source.close()
+async def scripted(
+    *, visibility: int = 30, latency: float = 0.0, **options: Any
+) -> AsyncIterator[tuple[ScriptedSqs, SqsSource]]:
+    """Run a scripted server and give a source on it, to be started when the script is written.
 
-
-@asynccontextmanager
-async def scripted(*, visibility: int = 30, latency: float = 0.0, **options: Any) -> AsyncIterator[Scripted]:
-    """Run a scripted server and a started source on it; `options` are the source's."""
+    `options` are the source's.
+    """
     async with ScriptedSqs(visibility=visibility, latency=latency) as server:
         source = a_source(server.queue_url, **options)
         try:
-            yield Scripted(server, source)
+            yield server, source
         finally:
             await source.close()
-
-
-class Scripted:
-    """A scripted server and a source on it, which the test starts when its script is written."""
-
-    def __init__(self, server: ScriptedSqs, source: SqsSource) -> None:
-        self.server = server
-        self.source = source
 
 
 async def take(
@@ -139,6 +133,17 @@ def bodies(messages: Iterable[Message]) -> list[str]:
 
 def numbered(count: int, start: int = 0) -> list[str]:
     return [f'{{"number": {number}}}' for number in range(start, start + count)]
+
+
+@asynccontextmanager
+async def reading(queue: Queue, **options: Any) -> AsyncIterator[SqsSource]:
+    """Give a started source on a queue of the embedded server."""
+    source = a_source(queue.url, **options)
+    try:
+        await source.start()
+        yield source
+    finally:
+        await source.close()
 
 
 # -- where a value must not be
@@ -229,6 +234,10 @@ class Queue:
         attributes = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
         return int(attributes[names[0]]), int(attributes[names[1]])
 
+    def set(self, **attributes: str) -> None:
+        """Change attributes of the queue."""
+        self._client.set_queue_attributes(QueueUrl=self.url, Attributes=attributes)
+
     def delete(self) -> None:
         """Delete the queue itself."""
         self._client.delete_queue(QueueUrl=self.url)
@@ -249,29 +258,22 @@ class Queues:
         if dead is not None:
             policy = {"deadLetterTargetArn": dead.arn, "maxReceiveCount": str(max_receives)}
             attributes["RedrivePolicy"] = json.dumps(policy)
-        name = f"queue-{next(_numbers)}" + (".fifo" if fifo else "")
+        name = f"source-{next(_numbers)}" + (".fifo" if fifo else "")
         made = self._client.create_queue(QueueName=name, Attributes=attributes)
         return Queue(self._client, made["QueueUrl"])
 
 
 @pytest.fixture(scope="session")
-def sqs_server() -> Iterator[SqsServer]:
-    """The SQS server of this worker."""
-    with SqsServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def queues(sqs_server: SqsServer) -> Iterator[Queues]:
+def queues(sqs: SqsServer) -> Iterator[Queues]:
     """Queues on the SQS server of this worker."""
     client = boto3.client(
         "sqs",
-        endpoint_url=sqs_server.url,
+        endpoint_url=sqs.url,
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
     try:
-        yield Queues(sqs_server, client)
+        yield Queues(sqs, client)
     finally:
         client.close()

@@ -31,7 +31,7 @@ def main() -> int:
         _install(python, environment)
         stamp.touch()
     print(f"newest python: {name}", flush=True)  # noqa: T201
-    command = [environment / "bin" / "python", "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", *SUITES]
+    command = [str(environment / "bin" / "python"), "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", *SUITES]
     return subprocess.run([*command, "-m", "not localstack"], cwd=ROOT, check=False).returncode
 
 

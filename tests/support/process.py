@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = LIMIT_S) 
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment without what would lead the command to the machine's own queues and databases."""
+    """Return this process's environment without what leads to the machine's own queues and databases."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -160,7 +160,7 @@ class Command:
             if not running.ended():
                 self.workers(running)
                 running.kill()
-        for pid in self._pids & processes().keys():
+        for pid in alive(self._pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -186,6 +186,11 @@ def _from_ps() -> Iterator[list[str]]:
 def children(pid: int) -> list[int]:
     """Return the processes that this one has started and that live."""
     return sorted(child for child, parent in processes().items() if parent == pid)
+
+
+def alive(pids: Iterable[int]) -> set[int]:
+    """Return those that live."""
+    return set(pids) & processes().keys()
 
 
 def family(pid: int) -> list[int]:

@@ -162,6 +162,7 @@ def _supervise(context: click.Context, *, workers: int, drain: bool, tick: Calla
     from coatcheck.supervisor import supervise
 
     arguments = ["--config", context.obj] if context.obj else []
+    arguments += ["--verbose"] if context.find_root().params["verbose"] else []
     arguments += ["run", "--supervised", *(["--drain"] if drain else [])]
     return supervise(arguments, workers=workers, drain=drain, tick=tick)
 

@@ -11,6 +11,7 @@ it a new id, and `send` sets it so that sending a file again adds nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 from coatcheck.keys.forms import FormError, text_v1
@@ -31,6 +32,20 @@ _KEY_BYTES = 16
 _MS_DIGITS = 15
 
 Keyer = Callable[[Message, JsonObject | None], tuple[bytes, int]]
+
+
+_ORIGIN = re.compile(r"id:[!-~]{1,100}:(?P<sent_ms>[0-9]{1,15})|key:[0-9a-f]{32}")
+
+
+def read_origin(text: str | None, sent_ms: int) -> tuple[str | None, int]:
+    """Return (origin, send time) of a message whose attribute says `text`: a redriven message keeps its first time.
+
+    Anybody who may send can write the attribute: what is not of our form is as if it were not there.
+    """
+    match = _ORIGIN.fullmatch(text) if text else None
+    if match is None:
+        return None, sent_ms
+    return text, int(match["sent_ms"] or sent_ms)
 
 
 def origin_of(message: Message) -> str:

@@ -65,6 +65,7 @@ class Runner:
         """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
         started = time.monotonic()
         try:
+            await self._sink.open()
             await self._source.start()
             await self._take_in(drain=drain)
             await self._source.quiesce()
@@ -80,10 +81,12 @@ class Runner:
         """Take messages in until the run is over; a stop also ends the wait for a free writer."""
         intake = asyncio.create_task(self._until_stopped(drain=drain))
         stopped = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        intake.cancel()
-        stopped.cancel()
-        (error, _) = await asyncio.gather(intake, stopped, return_exceptions=True)
+        try:
+            await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # a cancelled run, too, must not leave its intake behind: it would go on from a closed source
+            intake.cancel()
+            stopped.cancel()
+            (error, _) = await asyncio.gather(intake, stopped, return_exceptions=True)
         if isinstance(error, Exception):  # the open batch is dropped; its messages go back with the source's close
             self._failure = self._failure or error
             self._reset()

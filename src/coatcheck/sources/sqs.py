@@ -12,11 +12,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from coatcheck.errors import UnreachableError
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
 from coatcheck.pipeline.message import Depth, Message
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
 from coatcheck.sources.sqs_demand import Budget, Demand
@@ -29,7 +30,9 @@ _ACK_LANES = 24
 _POLL_MARGIN_S = 10.0
 _HANG_UP_S = 2.0
 _CONTROL_S = 10.0
+_EXTEND_LEAST_S = 0.5
 _LIMIT_LOOK_S = 300.0
+_DIGITS = 15
 _IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes back empty, without an error
 
 
@@ -58,7 +61,7 @@ class SqsSource:
         self._requests = asyncio.Semaphore(receivers)
         self.leases = Leases(self._set_visibility, clock=clock)
         self._arrived: deque[list[Message]] = deque()
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._news = asyncio.Event()
         self._receivers: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
@@ -66,6 +69,7 @@ class SqsSource:
         self._url = ""
         self._poll = b""
         self._looked_at = 0.0
+        self._away_since: float | None = None
         self.last_receive = clock()
 
     @property
@@ -84,9 +88,9 @@ class SqsSource:
             "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
             "MessageAttributeNames": [ORIGIN_ATTRIBUTE],
         }
-        self.leases.visibility_s = int(attributes.get("VisibilityTimeout", 30))
-        if self.leases.visibility_s == 0:  # such a queue hides nothing by itself
-            self.leases.visibility_s = request["VisibilityTimeout"] = 30
+        # a queue with 0 hides nothing by itself; and what holds for our leases must not change while we run
+        self.leases.visibility_s = int(attributes.get("VisibilityTimeout", 30)) or 30
+        request["VisibilityTimeout"] = self.leases.visibility_s
         self._poll = msgspec.json.encode(request)
         self._keeper = asyncio.create_task(self.leases.keep())
         self._spawn()
@@ -114,21 +118,24 @@ class SqsSource:
 
     async def ack(self, messages: Sequence[Message]) -> int:
         """Delete messages, ten a request; return how many could not be deleted and will come again."""
-        chunks = tens([message.receipt for message in messages])
+        chunks = tens(messages)
 
         async def lane() -> int:
-            return sum([await self._ack(chunk) for chunk in chunks])
+            given_up = 0
+            for chunk in chunks:
+                given_up += await self._ack([message.receipt for message in chunk])
+                self._forget(chunk)  # one that is tried for long does not keep the room of the others
+            return given_up
 
         lanes = min(_ACK_LANES, -(-len(messages) // BATCH))  # a few tasks a batch, not one a request
-        given_up = await asyncio.gather(*(lane() for _ in range(lanes)))
-        self._forget(messages)
-        return sum(given_up)
+        return sum(await asyncio.gather(*(lane() for _ in range(lanes))))
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Make messages visible again at once."""
-        receipts = [message.receipt for message in messages if message.receipt in self.leases]
-        self._forget(messages)
-        await self._give_back(receipts)
+        try:
+            await self._give_back([message.receipt for message in messages if message.receipt in self.leases])
+        finally:
+            self._forget(messages)
 
     async def depth(self) -> Depth:
         """Ask for the queue's approximate counts. Raises UnreachableError."""
@@ -140,7 +147,6 @@ class SqsSource:
     async def quiesce(self) -> None:
         """Stop receiving. Polls under way get two seconds: SQS hides what it hands to a caller that hangs up."""
         self._quiesced = True
-        self._room.set()
         if self._receivers:
             await asyncio.wait(set(self._receivers), timeout=_HANG_UP_S)
         for task in self._receivers:
@@ -153,14 +159,20 @@ class SqsSource:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        await self._give_back(self.leases.all())
-        await self._client.close()
+        held = self.leases.all()
+        await self._give_back(held)
+        # SQS hands what is given back to the polls that were hung up: wait for them to give it back again
+        await self._client.close(grace=_HANG_UP_S if held else 0.0)
 
     # -- receiving
 
     def _spawn(self) -> None:
+        """Bring up as many receivers as are wanted and have room; whatever makes room calls it again."""
         while len(self._receivers) < self._demand.receivers and not self._quiesced:
-            task = asyncio.create_task(self._receiver())
+            reserved = self._budget.reserve()
+            if reserved is None:
+                return
+            task = asyncio.create_task(self._receiver(reserved))
             self._receivers.add(task)
             task.add_done_callback(self._ended)
 
@@ -172,17 +184,13 @@ class SqsSource:
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
         self._quiesced = True
-        self._room.set()
         self._news.set()
 
-    async def _receiver(self) -> None:
-        backoff = Backoff()
-        while not self._quiesced and len(self._receivers) <= self._demand.receivers:
-            reserved = self._budget.reserve()
-            if reserved is None:
-                self._room.clear()
-                await self._room.wait()
-                continue
+    async def _receiver(self, reserved: int) -> None:
+        """Receive until there is no room, or one receiver less is wanted."""
+        task, backoff = asyncio.current_task(), Backoff()
+        room: int | None = reserved
+        while room is not None:
             sizes: list[int] = []
             try:
                 sizes = await self._receive_once()
@@ -190,7 +198,12 @@ class SqsSource:
             except SqsError as error:
                 await self._back_off(error, backoff)
             finally:
-                self._budget.settle(reserved, sizes)
+                self._budget.settle(room, sizes)
+            surplus = self._quiesced or len(self._receivers) > self._demand.receivers
+            room = None if surplus else self._budget.reserve()
+            if room is None and task is not None:
+                self._receivers.discard(task)  # now, not when it is done: others that end this very moment count too
+            self._spawn()
 
     async def _receive_once(self) -> list[int]:
         """Send one receive; put what it brings on the list of arrivals; return the body sizes."""
@@ -198,18 +211,17 @@ class SqsSource:
         response = await self._client.call(
             "ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S, late=self._too_late
         )
-        now_ms = int(time.time() * 1000)
-        self.last_receive = self._clock()
+        arrived, now_ms = self._clock(), int(time.time() * 1000)
         messages = [_message(wire, now_ms) for wire in decode_receive(response) if _intact(wire)]
+        self.last_receive, self._away_since = arrived, None
         if messages:
             # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
-            self.leases.hold([message.receipt for message in messages], max(asked_at, self.last_receive - 1.0))
+            self.leases.hold([message.receipt for message in messages], max(asked_at, arrived - 1.0))
             self._arrived.append(messages)
             self._news.set()
         elif not self._quiesced:
             await self._look_for_limit()
         self._demand.observe(len(messages))
-        self._spawn()
         return [len(message.body) for message in messages]
 
     async def _too_late(self, response: bytes) -> None:
@@ -220,8 +232,10 @@ class SqsSource:
         self._demand.observe(0)
         if not error.retryable:
             raise error
-        away = self._clock() - self.last_receive - self._wait_s
-        if self._give_up_s and away > self._give_up_s:
+        now = self._clock()
+        if self._away_since is None:
+            self._away_since = now
+        if self._give_up_s and now - self._away_since > self._give_up_s:
             raise UnreachableError(
                 f"SQS has not answered for {self._give_up_s:g} s (last: {error.code})",
                 hint="nothing is lost: unacked messages come back; is the endpoint right and up?",
@@ -234,7 +248,13 @@ class SqsSource:
         if self._clock() - self._looked_at < _LIMIT_LOOK_S:
             return
         first, self._looked_at = self._looked_at == 0.0, self._clock()
-        if not first and (await self.depth()).in_flight >= _IN_FLIGHT_LIMIT:
+        if first:
+            return
+        try:
+            depth = await self.depth()
+        except SqsError:
+            return  # receives go on; what is wrong with the queue they tell
+        if depth.in_flight >= _IN_FLIGHT_LIMIT:
             _log.error("the queue's limit of 120,000 messages in flight is reached: receives come back empty")
 
     # -- acks, releases, leases
@@ -270,31 +290,43 @@ class SqsSource:
             async with self._requests:
                 await change_visibility(self._client, self._url, chunk, 0, timeout=_CONTROL_S / 2)
 
-        results = await asyncio.gather(*(one(chunk) for chunk in tens(receipts)), return_exceptions=True)
-        if any(isinstance(result, Exception) for result in results):
+        failed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CONTROL_S):
+                results = await asyncio.gather(*(one(chunk) for chunk in tens(receipts)), return_exceptions=True)
+                failed = any(isinstance(result, Exception) for result in results)
+        if failed:
             _log.warning("messages could not be released; they come back after their visibility timeout")
 
     async def _set_visibility(self, receipts: Sequence[str], seconds: int) -> tuple[list[str], list[str]]:
-        return await change_visibility(self._client, self._url, receipts, seconds, timeout=_CONTROL_S)
+        limit = min(_CONTROL_S, max(_EXTEND_LEAST_S, seconds / 8))  # time for another try before the lease is over
+        return await change_visibility(self._client, self._url, receipts, seconds, timeout=limit)
 
     def _forget(self, messages: Sequence[Message]) -> None:
         self.leases.drop(message.receipt for message in messages)
         self._budget.free(len(messages), sum(len(message.body) for message in messages))
-        self._room.set()
+        self._spawn()
 
 
 def _message(wire: WireMessage, now_ms: int) -> Message:
     attributes = wire.attributes
-    origin = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+    attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+    sent_ms = _number(attributes, "SentTimestamp", now_ms)
+    origin, sent_ms = read_origin(attribute.string_value if attribute is not None else None, sent_ms)
     return Message(
         wire.message_id,
         wire.body,
-        int(attributes.get("SentTimestamp", now_ms)),
+        sent_ms,
         wire.receipt_handle,
-        int(attributes.get("ApproximateReceiveCount", 1)),
+        _number(attributes, "ApproximateReceiveCount", 1),
         now_ms,
-        origin.string_value if origin is not None else None,
+        origin,
     )
+
+
+def _number(attributes: dict[str, str], name: str, otherwise: int) -> int:
+    text = attributes.get(name, "")
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
 
 
 def _intact(wire: WireMessage) -> bool:

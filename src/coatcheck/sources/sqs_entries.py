@@ -45,8 +45,11 @@ async def _batch(  # noqa: PLR0917 - private, and each is what a batch request c
 ) -> tuple[list[str], list[str]]:
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": entries})
     answer = decode_batch(await client.call(operation, payload, timeout=limit))
+    places = {str(place): receipt for place, receipt in enumerate(receipts)}
     gone: list[str] = []
     again: list[str] = []
     for failed in answer.failed:
-        (gone if failed.code in _GONE else again).append(receipts[int(failed.id)])
+        receipt = places.pop(failed.id, None)
+        if receipt is not None:
+            (gone if failed.code in _GONE else again).append(receipt)
     return gone, again

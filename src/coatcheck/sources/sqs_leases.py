@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 BATCH = 10
 _CAP_S = 12 * 3600 - 60
 _MARGIN = 0.5
+_LANES = 8
 
 Item = TypeVar("Item")
 Change = Callable[[Sequence[str], int], Awaitable[tuple[list[str], list[str]]]]
@@ -40,7 +41,7 @@ def tens(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 class Leases:
-    """The receipts in flight, oldest lease first. Times are seconds of `clock`, which is monotonic."""
+    """The receipts in flight, about the oldest lease first. Times are seconds of `clock`, which is monotonic."""
 
     def __init__(self, change: Change, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._change = change
@@ -81,14 +82,31 @@ class Leases:
                 _log.warning("leases could not be extended", extra={"error": type(error).__name__})
 
     async def extend_due(self) -> None:
-        """Extend every lease that is past half its life."""
+        """Extend every lease that is past half its life, several requests at once.
+
+        Raises what a request raised, after the others have gone on: a few such end the pass, so a queue that is away
+        is not stormed.
+        """
         due = self._due()
-        for chunk in tens(due):
-            asked_at = self._clock()
-            gone, again = await self._change(chunk, self.visibility_s)
-            self.drop(gone)
-            renewed = set(chunk) - set(gone) - set(again)
-            self._renew([receipt for receipt in chunk if receipt in renewed], asked_at)
+        chunks = tens(due)
+
+        async def lane() -> None:
+            for chunk in chunks:
+                await self._extend([receipt for receipt in chunk if receipt in self._held])
+
+        lanes = min(_LANES, -(-len(due) // BATCH))
+        for result in await asyncio.gather(*(lane() for _ in range(lanes)), return_exceptions=True):
+            if result is not None:
+                raise result
+
+    async def _extend(self, chunk: list[str]) -> None:
+        if not chunk:
+            return
+        asked_at = self._clock()
+        gone, again = await self._change(chunk, self.visibility_s)
+        self.drop(gone)
+        renewed = set(chunk) - set(gone) - set(again)
+        self._renew([receipt for receipt in chunk if receipt in renewed], asked_at)
 
     def _due(self) -> list[str]:
         now = self._clock()
@@ -96,7 +114,7 @@ class Leases:
         capped: list[str] = []
         for receipt, lease in self._held.items():
             if lease.expires - now > self.visibility_s * _MARGIN:
-                break
+                continue  # the rest may hold shorter ones: answers overtake each other
             (capped if now + self.visibility_s - lease.received > _CAP_S else due).append(receipt)
         if capped:
             _log.warning("messages near the 12 hour cap are left to come back", extra={"messages": len(capped)})

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body, origin_of
+from coatcheck.pipeline.message import Message
 from coatcheck.sources.sqs_client import SqsClient, decode_batch
 from coatcheck.sources.sqs_entries import delete
 
@@ -212,7 +213,7 @@ def _copy(raw: dict[str, Any]) -> dict[str, Any]:
     }
     system = raw.get("Attributes", {})
     if ORIGIN_ATTRIBUTE not in attributes:
-        value = f"id:{raw['MessageId']}:{system.get('SentTimestamp', '0')}"
+        value = origin_of(Message(raw["MessageId"], "", int(system.get("SentTimestamp", 0)), ""))
         attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": value}
     if len(attributes) > _ATTRIBUTES_MOST:
         raise CoatcheckError(

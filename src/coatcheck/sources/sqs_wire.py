@@ -128,6 +128,8 @@ def transport_failure(operation: str, error: Exception) -> SqsError:
             code = "UntrustedCertificate"
         elif "dns error" in causes:
             code = "UnknownHost"
+        elif "(SendRequest)" in causes:  # it was connected, though the class says ConnectError here too
+            code = "BrokenResponse"
     return SqsError(operation, "unavailable", code)
 
 

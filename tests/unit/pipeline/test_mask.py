@@ -146,9 +146,9 @@ def test_nulls_of_strangers_are_not_joined() -> None:
 # -- a masked value never comes out
 #
 # Sound, because next to nothing is left to chance: tokens, hashes, "[redacted]", reasons, column names and hexadecimal
-# ciphertexts are ASCII in lower case, digits, "_", "[" and "]". Raw values made of FOREIGN have none of these, so not one
-# character of them may come out. Of values made of hexadecimal digits, which do stand in tokens, no run of 12 may come
-# out (chance: some 10^4 places, 16^-12 each).
+# ciphertexts are ASCII in lower case, digits, "_", "[" and "]". Raw values made of FOREIGN have none of these, so not
+# one character of them may come out. Of values made of hexadecimal digits, which do stand in tokens, no run of 12 may
+# come out (chance: some 10^4 places, 16^-12 each).
 
 FOREIGN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ!§%&/?+*#~äöüßжи中\U0001f600"
 MASKING = [Mask.TOKEN, Mask.REDACT, Mask.SHA256_INSECURE, Mask.DROP]
@@ -166,11 +166,9 @@ def outputs(columns: Sequence[Column], body: str) -> str:
 @settings(deadline=None)
 @given(st.lists(st.text(FOREIGN + " ", min_size=1, max_size=30), min_size=4, max_size=4), st.booleans())
 def test_no_character_of_a_masked_value_comes_out(values: list[str], as_ip: bool) -> None:  # noqa: FBT001 - given by hypothesis
+    parse = {Mask.TOKEN: Parse.IP} if as_ip else {}
     columns = [
-        a_masked(
-            mask, name=f"c{place}", path=f"f{place}", **({"parse": Parse.IP} if as_ip and mask is Mask.TOKEN else {})
-        )
-        for place, mask in enumerate(MASKING)
+        a_masked(mask, name=f"c{place}", path=f"f{place}", parse=parse.get(mask)) for place, mask in enumerate(MASKING)
     ]
     body = json.dumps({f"f{place}": value for place, value in enumerate(values)})
     assert not set(outputs(columns, body)) & set(FOREIGN)

@@ -104,6 +104,7 @@ def caused(*messages: str) -> CauseErrorDetails:
     ("error", "kind", "code"),
     [
         (ConnectError("connection error", caused("tcp connect error")), "unavailable", "ConnectError"),
+        (ConnectError("connection error", caused("client error (SendRequest)")), "unavailable", "BrokenResponse"),
         (ConnectError("connection error", caused("dns error", "no such name")), "unavailable", "UnknownHost"),
         (
             ConnectError("connection error", caused("invalid peer certificate: UnknownIssuer")),

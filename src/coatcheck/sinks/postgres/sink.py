@@ -14,16 +14,17 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import UnreachableError
+from coatcheck.errors import ConfigError, UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
-from coatcheck.sinks.postgres.sqlstate import Verdict, sqlstate_of, stop_error, verdict
+from coatcheck.sinks.postgres.sqlstate import READ_ONLY, Verdict, sqlstate_of, stop_error, verdict
 from coatcheck.sql import query
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,14 @@ CONNECTION: dict[str, str | int] = {
 
 
 def conninfo(dsn: str) -> str:
-    """Return `dsn` completed by CONNECTION; what it says itself stays."""
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    """Return `dsn` completed by CONNECTION; what it says itself stays. Raises ConfigError: it is none."""
+    given = None
+    with suppress(psycopg.ProgrammingError):
+        given = psycopg.conninfo.conninfo_to_dict(dsn)
+    if given is None:  # raised here, outside: what was caught quotes the string
+        raise ConfigError(
+            "the connection string of the database is not understood", hint="see [target] dsn and DATABASE_URL"
+        )
     missing = {name: value for name, value in CONNECTION.items() if name not in given}
     return psycopg.conninfo.make_conninfo(dsn, **missing)
 
@@ -54,8 +61,11 @@ def table_identifier(table: str) -> sql.Identifier:
 
 
 def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
-    """Compose the query `name` for a target table; `columns` are the stored ones, in order."""
-    names = [sql.Identifier(column.name) for column in columns]
+    """Compose the query `name` for a target table; `columns` are the stored ones, in order.
+
+    Inside the statement they are c0, c1, ...: a column may have any name, those of the statement too.
+    """
+    names = [sql.Identifier(f"c{index}") for index in range(len(columns))]
     fields = [
         sql.SQL("batch.{}" + _CAST.get(column.type.kind, "")).format(name)
         for column, name in zip(columns, names, strict=True)
@@ -67,7 +77,7 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
     comma = sql.SQL(", ")
     statement = sql.SQL(query(name)).format(
         target=table_identifier(table),
-        columns=comma.join(names),
+        columns=comma.join(sql.Identifier(column.name) for column in columns),
         names=comma.join(names),
         fields=comma.join(fields),
         arrays=comma.join(parameters),
@@ -76,8 +86,9 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
 
 
 def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.BinaryArray]]) -> dict[str, Any]:
-    """The parameters of `write_batch.sql`; ledger entries sorted by key, rows and rejects as they came."""
+    """The parameters of `write_batch.sql`; ledger entries and data keys sorted by key, rows and rejects as they came."""
     rows, rejected = batch.rows, batch.rejected
+    data_keys = sorted(batch.data_keys, key=lambda key: key.dek_id)
     taken: list[Row | Rejected] = [*rows, *rejected]
     entries = sorted((entry.key, entry.slot) for entry in taken)
     columns = zip(*[row.values for row in rows], strict=True) if rows else ((),) * len(encoders)
@@ -88,9 +99,9 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "slots": arrays.int2s([slot for _, slot in entries]),
         "row_keys": arrays.uuids([row.key for row in rows]),
         **{f"c{i}": encode(column) for i, (encode, column) in enumerate(zip(encoders, columns, strict=True))},
-        "dek_ids": arrays.uuids([key.dek_id for key in batch.data_keys]),
-        "keks": arrays.texts([key.kek for key in batch.data_keys]),
-        "wrapped": arrays.byteas([key.wrapped for key in batch.data_keys]),
+        "dek_ids": arrays.uuids([key.dek_id for key in data_keys]),
+        "keks": arrays.texts([key.kek for key in data_keys]),
+        "wrapped": arrays.byteas([key.wrapped for key in data_keys]),
         "reject_keys": arrays.uuids([entry.key for entry in rejected]),
         "message_ids": arrays.texts([message.message_id for message in held]),
         "origins": arrays.texts([message.origin for message in held]),
@@ -229,8 +240,8 @@ class PostgresSink:
             cursor = await connection.execute(self._statement, parameters, prepare=self._prepare)
             found = await cursor.fetchone()
         except BaseException as error:
-            if connection is not None and (connection.broken or not isinstance(error, psycopg.Error)):
-                await connection.close()  # a cancelled statement leaves the connection in an unknown state
+            if connection is not None and (connection.broken or not _usable_after(error)):
+                await connection.close()
                 connection = None
             raise
         finally:
@@ -250,6 +261,14 @@ class PostgresSink:
 class _RowAtFaultError(Exception):
     def __init__(self, sqlstate: str) -> None:
         self.sqlstate = sqlstate
+
+
+def _usable_after(error: BaseException) -> bool:
+    """Tell whether a connection may be used again: not when cancelled (its state is unknown), nor if it only reads.
+
+    A session may stay read-only for all its life, though the database can be written to again.
+    """
+    return isinstance(error, psycopg.Error) and error.sqlstate != READ_ONLY
 
 
 def _halves(batch: Batch) -> list[Batch]:

@@ -5,6 +5,7 @@ Only the code, and names of constraints, tables and privileges, leave this modul
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 
 import psycopg
@@ -25,7 +26,8 @@ class Verdict(Enum):
 
 _RETRY = ("08", "40", "53", "55", "57", "58")
 _BISECT = ("21", "22", "23", "44", "54", "P0")
-_READ_ONLY = "25006"
+READ_ONLY = "25006"
+"""A session that may not write; a standby, or a setting."""
 
 _HINTS = {
     "42501": "grant the privilege, or run `coatcheck migrate` as the owner; `coatcheck check` lists what is missing",
@@ -38,15 +40,28 @@ _HINTS = {
     "28000": "this user may not connect: see the server's pg_hba.conf",
 }
 
+_NO_ANSWER = "08006"
+_REFUSED = (
+    (re.compile("password authentication failed|no password supplied"), "28P01"),
+    (re.compile('role ".*" does not exist|is not permitted to log in|no pg_hba.conf entry'), "28000"),
+    (re.compile('database ".*" does not exist'), "3D000"),
+    (re.compile("permission denied for database"), "42501"),
+)
+"""libpq keeps the SQLSTATE of a refused connection to itself, so its text has to tell. A server that speaks another
+language than English (lc_messages) is waited for as if it were away."""
+
 
 def sqlstate_of(error: psycopg.Error) -> str:
-    """Return the SQLSTATE, or 08006 for an error without one (a connection that was cut has none)."""
-    return error.sqlstate or "08006"
+    """Return the SQLSTATE; for an error without one that of the refused connection, or 08006: no answer."""
+    if error.sqlstate is not None:
+        return error.sqlstate
+    text = str(error)
+    return next((code for words, code in _REFUSED if words.search(text)), _NO_ANSWER)
 
 
 def verdict(sqlstate: str) -> Verdict:
     """Return what to do after an error with this SQLSTATE."""
-    if sqlstate == _READ_ONLY or sqlstate[:2] in _RETRY:
+    if sqlstate == READ_ONLY or sqlstate[:2] in _RETRY:
         return Verdict.RETRY
     return Verdict.BISECT if sqlstate[:2] in _BISECT else Verdict.STOP
 
@@ -56,7 +71,7 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
     code = sqlstate_of(error)
     named = next(filter(None, (error.diag.constraint_name, error.diag.table_name)), None)
     about = f" ({named})" if named else ""
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None and code == _NO_ANSWER:
         return UnreachableError(
             f"cannot {action}: the database does not answer",
             hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
