@@ -217,10 +217,17 @@ def test_every_kind_through_the_real_statement(database: Database) -> None:
 
 def test_numbers_and_json_of_all_sizes(database: Database) -> None:
     numbers = ["0", "-0", "1E+1000", "1E-1000", "9" * 1000, "-" + "1" * 500 + "." + "3" * 500, "0.10", "1e5"]
-    texts = ['{"b": 1, "a": [1.10, null, true, "é🧥"]}', '"text"', "null", "0.1000", "[]", "{}", '{"a": {"a": {}}}', "1"]
-    records: list[tuple[Any, ...]] = [
-        sendable((None,) * len(Kind))[:-1] + (text,) for text in texts  # noqa: RUF005 - the last one replaced
+    texts = [
+        '{"b": 1, "a": [1.10, null, true, "é🧥"]}',
+        '"text"',
+        "null",
+        "0.1000",
+        "[]",
+        "{}",
+        '{"a": {"a": {}}}',
+        "1",
     ]
+    records: list[tuple[Any, ...]] = [(*sendable((None,) * len(Kind))[:-1], text) for text in texts]
     at = ORDER.index(Kind.NUMERIC)
     records = [(*one[:at], number, *one[at + 1 :]) for one, number in zip(records, numbers, strict=True)]
     sink = prepared(database)

@@ -1,4 +1,4 @@
-"""A row that the table refuses: found by bisecting, handed back with its SQLSTATE; everything else is committed once."""
+"""A row that the table refuses: found by bisecting, handed back with its SQLSTATE; all else is committed once."""
 
 from __future__ import annotations
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 
 import psycopg
 import pytest
 from tests.support.fix_postgres import (
     EVENTS,
-    LIMIT,
     TABLE,
     Database,
     batch,
     key,
     message,
     postgres_sink,
-    reject,
     rows,
+    until,
+    using,
     write,
 )
 
@@ -31,10 +29,12 @@ OLD, KEPT = 41, 39
 
 
 def remember(database: Database, slot: int, *days_ago: int) -> None:
-    for number, days in enumerate(days_ago):
+    """Put entries into a slot that were loaded so long ago."""
+    for days in days_ago:
         database.execute(
-            "INSERT INTO coatcheck.ledger (message_key, slot, loaded_on) VALUES (%s, %s, current_date - %s::int)",
-            key(1000 * slot + number).hex(), slot, days,
+            "INSERT INTO coatcheck.ledger (message_key, slot, loaded_on)"
+            " VALUES (gen_random_uuid(), %s, current_date - %s::int)",
+            slot, days,
         )  # fmt: skip
 
 
@@ -108,23 +108,24 @@ def test_a_slot_that_was_pruned_is_used_again(database: Database) -> None:
     assert write(postgres_sink(database), one, one) == [Outcome(loaded=1), Outcome(duplicates=1)]
 
 
-def test_what_is_written_while_it_looks_is_not_forgotten(database: Database) -> None:
-    """An old slot comes to life in the moment between the look at it and its end: the new entry must survive."""
+def test_a_slot_that_comes_to_life_is_left(database: Database) -> None:
+    """The new entry is not committed yet, so nobody sees it; it must survive all the same."""
     remember(database, 7, OLD)
-    with database.session() as writer, ThreadPoolExecutor(1) as pool:
-        with writer.transaction():
-            writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) VALUES (%s::uuid, 7)", [key(1).hex()])
-            pruning = pool.submit(prune, database)
-            wait_for_lock(writer)
-        pruning.result(LIMIT)
-    assert database.value("SELECT count(*) FROM coatcheck.ledger WHERE message_key = %s::uuid", key(1).hex()) == 1
+    remember(database, 8, OLD)
+    with database.session() as writer, writer.transaction():
+        writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 7")
+        assert prune(database) == 1
+    assert prune(database) == 0
+    assert database.execute("SELECT slot, count(*) FROM coatcheck.ledger GROUP BY slot") == [(7, 2)]
 
 
-def wait_for_lock(connection: psycopg.Connection[tuple[int]]) -> None:
-    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    deadline = time.monotonic() + LIMIT
-    while connection.execute(query).fetchall() == [(0,)]:
-        assert time.monotonic() < deadline
+def test_it_looks_with_new_eyes_only(database: Database) -> None:
+    """In a transaction that sees one moment only, it could not see what has been written since."""
+    remember(database, 7, OLD)
+    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
+    with database.session() as session, pytest.raises(psycopg.errors.RaiseException, match="READ COMMITTED"):
+        session.execute("SELECT coatcheck.prune()")
+    assert migrate(database.dsn, TABLE, EVENTS) == Migrated(pruned=1)
 
 
 def test_live_slots_are_not_locked(database: Database) -> None:
@@ -136,33 +137,58 @@ def test_live_slots_are_not_locked(database: Database) -> None:
     assert slots(database) == [4]
 
 
-def test_a_slot_that_stays_locked_is_given_up(database: Database) -> None:
-    """After two seconds: pruning is never worth a standstill."""
+def test_it_waits_for_nobody(database: Database) -> None:
+    """A standstill would cost more than a slot that is pruned some other day."""
     remember(database, 3, OLD)
-    with database.session() as writer, writer.transaction():
-        writer.execute("LOCK TABLE coatcheck.ledger_03 IN ROW EXCLUSIVE MODE")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            prune(database)
-    assert slots(database) == [3]
+    with database.session() as holder, holder.transaction():
+        holder.execute("LOCK TABLE coatcheck.ledger_03 IN ROW EXCLUSIVE MODE; SET LOCAL lock_timeout = '1s'")
+        assert prune(database) == 0
+    assert prune(database) == 1
 
 
-def test_pruning_while_workers_write(database: Database) -> None:
-    for slot in range(32, 64):
-        remember(database, slot, OLD)
-    stop = threading.Event()
+def test_an_entry_that_comes_between_the_two_looks(empty_database: Database) -> None:
+    """The first look is held up by a policy that waits for a lock; the entry is committed meanwhile, unseen by it."""
+    base = empty_database
+    owner = base.role(f"CREATE ON DATABASE {base.name}", "CREATE ON SCHEMA public")
+    migrate(owner, TABLE, EVENTS)
+    remember(base, 7, OLD)
+    base.execute(
+        "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN true; END $$;"
+        "ALTER TABLE coatcheck.ledger_07 ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY gate ON coatcheck.ledger_07 USING (gate())"
+    )
 
-    def pruned() -> int:
+    async def work() -> None:
+        with base.session() as holder:
+            holder.execute("SELECT pg_advisory_lock(4711)")
+            pruning = asyncio.create_task(asyncio.to_thread(migrate, owner, TABLE, EVENTS))
+            await until(base.waiting, "the first look is held up")
+            remember(base, 7, 0, OLD)
+        assert await pruning == Migrated(pruned=0)
+
+    asyncio.run(work())
+    assert base.count("coatcheck.ledger_07") == 3
+
+
+def test_dead_slots_that_come_to_life_by_the_dozen(database: Database) -> None:
+    """Pruning and writing at once, over and over: whatever the order, no new entry is forgotten, and nobody fails."""
+    batches = [
+        batch(Row(message(n), key(n), n % SLOTS, ("x", n)) for n in range(first, first + SLOTS))
+        for first in range(0, 20 * SLOTS, SLOTS)
+    ]
+    sink = postgres_sink(database)
+
+    async def work() -> int:
         total = 0
-        while not stop.is_set():
-            total += prune(database)
+        for one in batches:
+            [outcome, count] = await asyncio.gather(sink.write(one), asyncio.to_thread(prune, database))
+            assert outcome == Outcome(loaded=SLOTS)
+            assert await sink.write(one) == Outcome(duplicates=SLOTS)
+            total += count
+            database.execute("UPDATE coatcheck.ledger SET loaded_on = current_date - %s::int", OLD)
         return total
 
-    with ThreadPoolExecutor(1) as pool:
-        pruning = pool.submit(pruned)
-        batches = [batch(rows(*range(first, first + 60)), [reject(first + 99)]) for first in range(0, 4000, 100)]
-        try:
-            outcomes = write(postgres_sink(database), *batches, *batches)
-        finally:
-            stop.set()
-        assert 0 < pruning.result(LIMIT) <= 32
-    assert outcomes == [Outcome(loaded=60, quarantined=1)] * 40 + [Outcome(duplicates=61)] * 40
+    pruned = asyncio.run(using(sink, work()))
+    assert pruned > 0
+    assert "deadlock" not in database.log()

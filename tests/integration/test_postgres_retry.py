@@ -128,9 +128,9 @@ def test_a_backend_that_is_terminated_in_any_phase(
 
         async def terminate() -> None:
             for _ in range(3):  # it comes back, and is terminated again
-                [first] = database.waiting()
+                before = set(database.waiting())
                 assert database.terminate() == 1
-                await until(lambda: [pid for pid in database.waiting() if pid != first], "it has come back")
+                await until(lambda: set(database.waiting()) - before, "it has come back")  # noqa: B023 - awaited here
             assert database.counts() == (0, 0, 0)
             holder.execute(f"SELECT pg_advisory_unlock({LOCK})".encode())
 
@@ -165,9 +165,7 @@ def test_backends_that_are_terminated_at_any_moment(database: Database) -> None:
     assert_once(database, while_writing(postgres_sink(database, connections=4), disturb))
 
 
-def test_the_answer_to_a_commit_is_lost(
-    database: Database, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_answer_to_a_commit_is_lost(database: Database, proxy: TcpProxy, caplog: pytest.LogCaptureFixture) -> None:
     """The batch is committed, and the sink cannot know: its second try meets its own ledger entries."""
     sink = through(proxy, database, connections=1)
 
@@ -397,7 +395,8 @@ def test_ledger_entries_are_written_in_the_order_of_their_keys(database: Databas
     async def work() -> list[Outcome]:
         with database.session() as holder, holder.transaction(force_rollback=True):
             holder.execute(
-                "INSERT INTO coatcheck.ledger (message_key, slot) VALUES (%s::uuid, %s)", [middle.key.hex(), middle.slot]
+                "INSERT INTO coatcheck.ledger (message_key, slot) VALUES (%s::uuid, %s)",
+                [middle.key.hex(), middle.slot],
             )
             writing = [
                 asyncio.create_task(sink.write(batch(order))) for order in ([low, middle, high], [high, middle, low])

@@ -74,7 +74,9 @@ def test_a_second_time_changes_nothing(database: Database) -> None:
     assert database.counts() == (1, 2, 1)
 
 
-def test_several_at_once(empty_database: Database) -> None:
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+def test_several_at_once(empty_database: Database, isolation: str) -> None:
+    empty_database.execute(f"ALTER DATABASE {empty_database.name} SET default_transaction_isolation = '{isolation}'")
     barrier = threading.Barrier(4)
 
     def one(_: int) -> Migrated:
@@ -90,8 +92,11 @@ def test_several_at_once(empty_database: Database) -> None:
 def test_while_a_worker_writes(database: Database) -> None:
     sink = postgres_sink(database)
 
+    def five_times() -> list[Migrated]:
+        return [migrate(database.dsn, TABLE, EVENTS) for _ in range(5)]
+
     async def work() -> int:
-        migrating = asyncio.create_task(asyncio.to_thread(lambda: [migrate(database.dsn, TABLE, EVENTS) for _ in "12345"]))
+        migrating = asyncio.ensure_future(asyncio.to_thread(five_times))
         written = 0
         while not migrating.done():
             assert (await sink.write(batch(rows(*range(written, written + 50))))).loaded == 50
@@ -106,14 +111,18 @@ def test_a_table_of_the_users_is_left_as_it_is(empty_database: Database) -> None
     """The exercise's own table, with a row in it."""
     empty_database.execute(EXERCISE)
     empty_database.execute("INSERT INTO user_logins (user_id) VALUES ('theirs')")
-    before = empty_database.value("SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass")
+    before = empty_database.value(
+        "SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass"
+    )
     done = migrate(empty_database.dsn, "user_logins", logins())
     assert (done.applied, done.created_table) == (NAMES, False)
     assert inspect(empty_database.dsn, "user_logins", logins()).findings == ()
     sink = postgres_sink(empty_database, logins(), table="user_logins")
     values = ("user", "ios", "pt1_ip_k1_" + "0" * 40, "pt1_device_k1_" + "1" * 40, None, 2_003_000, date(2026, 1, 2))
     assert write(sink, batch([row(1, *values)])) == [Outcome(loaded=1)]
-    after = empty_database.value("SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass")
+    after = empty_database.value(
+        "SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass"
+    )
     assert after == before
     assert empty_database.execute("SELECT * FROM user_logins ORDER BY user_id")[1] == values
 
@@ -155,7 +164,9 @@ def test_a_migration_that_fails_leaves_nothing(empty_database: Database) -> None
     empty_database.execute("CREATE SCHEMA coatcheck; CREATE TABLE coatcheck.quarantine (theirs text)")
     with pytest.raises(ConfigError, match="42P07"):
         migrate(empty_database.dsn, TABLE, EVENTS)
-    assert empty_database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'coatcheck'::regnamespace AND relkind = 'r'") == [("quarantine",)]
+    assert empty_database.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'coatcheck'::regnamespace AND relkind = 'r'"
+    ) == [("quarantine",)]
 
 
 def test_migrations_apply_one_after_another(empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +217,7 @@ def test_nothing_is_there(empty_database: Database) -> None:
 
 LEAST = {
     "USAGE ON SCHEMA coatcheck": ["USAGE on SCHEMA coatcheck"],
-    "INSERT ON events": ["INSERT on events"],
+    "INSERT ON events": ["INSERT on public.events"],
     "INSERT, SELECT ON coatcheck.ledger": ["INSERT on coatcheck.ledger", "SELECT on coatcheck.ledger"],
     "INSERT ON coatcheck.data_key": ["INSERT on coatcheck.data_key"],
     "INSERT ON coatcheck.quarantine": ["INSERT on coatcheck.quarantine"],
@@ -235,8 +246,8 @@ def test_a_table_in_a_schema_that_is_closed(database: Database) -> None:
     database.execute('CREATE SCHEMA "Theirs"; ALTER TABLE events SET SCHEMA "Theirs"')
     dsn = database.role(*(grant for grant in LEAST if not grant.endswith("events")))
     assert whats(dsn, "Theirs.events") == [
-        'this user lacks the privilege INSERT on "Theirs".events',
         'this user lacks the privilege USAGE on SCHEMA "Theirs"',
+        'this user lacks the privilege INSERT on "Theirs".events',
     ]
     database.execute(f'GRANT USAGE ON SCHEMA "Theirs" TO {database.roles[-1]}')
     database.execute(f'GRANT INSERT ON "Theirs".events TO {database.roles[-1]}')
@@ -253,7 +264,9 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
         " ADD id bigint GENERATED ALWAYS AS IDENTITY, ADD up text NOT NULL GENERATED ALWAYS AS (upper(user_id)) STORED;"
         "DELETE FROM coatcheck.migration"
     )
-    dsn = empty_database.role("USAGE ON SCHEMA coatcheck", "SELECT ON coatcheck.migration", "INSERT ON coatcheck.ledger")
+    dsn = empty_database.role(
+        "USAGE ON SCHEMA coatcheck", "SELECT ON coatcheck.migration", "INSERT ON coatcheck.ledger"
+    )
     found = whats(dsn, "user_logins", logins())
     assert found[0] == f"the schema is at 0000, this version needs {newest():04}"
     assert set(found[1:]) == {
@@ -262,7 +275,7 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
         "user_logins.app_version is text, [columns] says integer",
         "user_logins.tenant is NOT NULL without a default, and [columns] does not fill it",
         *(f"this user lacks the privilege {what}" for what in (
-            "INSERT on user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
+            "INSERT on public.user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
             "INSERT on coatcheck.quarantine", "INSERT on coatcheck.batch",
         )),
     }  # fmt: skip
@@ -281,8 +294,9 @@ def test_one_difference_is_named_alone(database: Database) -> None:
 
 
 ACTUAL = (
-    "varchar(9)", "varchar(10)", "varchar(11)", "varchar", "text", "char(10)", "smallint", "integer", "bigint", "numeric",
-    "numeric(5)", "numeric(40,20)", "real", "double precision", "boolean", "date", "timestamptz", "timestamptz(0)",
+    "varchar(9)", "varchar(10)", "varchar(11)", "varchar", "text", "char(10)", "smallint", "integer", "bigint",
+    "numeric", "numeric(5)", "numeric(40,20)", "real", "double precision", "boolean", "date", "timestamptz",
+    "timestamptz(0)",
     "timestamp", "timestamp(3)", "json", "jsonb", "uuid", "bytea", "inet", "varchar(10)[]", "varchar[]", "text[]",
     "integer[]", "bit varying(10)", "interval", "time(3)", "name", "xml",
 )  # fmt: skip

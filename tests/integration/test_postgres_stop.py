@@ -27,6 +27,10 @@ from coatcheck.sinks.postgres.schema import inspect, migrate, verify
 VALUE = "a value that nobody may see"
 BATCH = batch([row(1, VALUE, 1_234_567_890), row(2, VALUE, 2)], [reject(3)])
 
+TRIGGER = """
+CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN %s; RETURN NEW; END $$;
+CREATE TRIGGER t BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION t()
+"""
 BROKEN = {
     "42P01 table": ("DROP TABLE events", "42P01", "migrate"),
     "42P01 ledger": ("DROP TABLE coatcheck.ledger CASCADE", "42P01", "migrate"),
@@ -34,19 +38,8 @@ BROKEN = {
     "42703 column": ("ALTER TABLE events DROP number", "42703", "check"),
     "42703 own column": ("ALTER TABLE coatcheck.quarantine DROP detail", "42703", "check"),
     "42804 type": ("ALTER TABLE events ALTER number TYPE date USING NULL", "42804", "check"),
-    "42883 trigger": (
-        "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM no_such(NEW.name); RETURN NEW; END $$;"
-        "CREATE TRIGGER t BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION t()",
-        "42883",
-        "appendix A",
-    ),
-    "45000 trigger": (
-        "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE '% is wrong', NEW.name USING ERRCODE = '45000'; END $$;"
-        "CREATE TRIGGER t BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION t()",
-        "45000",
-        "appendix A",
-    ),
+    "42883 trigger": (TRIGGER % "PERFORM no_such(NEW.name)", "42883", "appendix A"),
+    "45000 trigger": (TRIGGER % "RAISE '%', NEW.name USING ERRCODE = '45000'", "45000", "appendix A"),
 }
 
 

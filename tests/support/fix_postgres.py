@@ -52,7 +52,10 @@ class Database:
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run statements; return the rows of the last one, if it has any."""
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self.dsn, autocommit=True, application_name="test")
+            self.close()
+            self._connection = psycopg.connect(
+                self.dsn, autocommit=True, application_name="test", prepare_threshold=None
+            )
         cursor = self._connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []
 
@@ -128,10 +131,14 @@ class Database:
 
     def fingerprint(self) -> object:
         """Return what changes with any change of the schema coatcheck or of the database's rights."""
-        return self.execute(_FINGERPRINT)
+        found = self.execute(_FINGERPRINT)
+        if self.value("SELECT to_regclass('coatcheck.migration') IS NOT NULL"):
+            found += self.execute("SELECT version, name FROM coatcheck.migration ORDER BY version")
+        return found
 
     def empty(self, *, keep: bool) -> None:
         """Remove what a test has made; `keep` the schema coatcheck, but nothing in it."""
+        self.execute("DISCARD ALL")  # what a test has set in this session
         for statement in self.execute(_REMOVE, keep):
             self.execute(*statement)
         self.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
@@ -145,7 +152,7 @@ class Database:
 
     def _admin(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
-            text = sql.SQL(statement).format(*map(sql.Identifier, names))  # type: ignore[arg-type]  # ours, all of them
+            text = sql.SQL(statement).format(*map(sql.Identifier, names))
             connection.execute(text)
 
 
@@ -161,6 +168,8 @@ WHERE relnamespace = to_regnamespace('coatcheck')
 UNION ALL
 SELECT array_agg(a.xmin::text ORDER BY attrelid, attnum) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = attrelid
 WHERE relnamespace = to_regnamespace('coatcheck')
+UNION ALL
+SELECT array_agg(a.xmin::text ORDER BY oid) FROM pg_type AS a WHERE typnamespace = to_regnamespace('coatcheck')
 UNION ALL
 SELECT array_agg(xmin::text) FROM pg_namespace WHERE nspname = 'coatcheck'
 UNION ALL
@@ -183,7 +192,7 @@ class Pool:
 
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
-        self._free: dict[bool, tuple[Database, object]] = {}
+        self._free: dict[bool, tuple[Database, object]] = {}  # by whether it is migrated
         template = Database(server, _TEMPLATE)
         template.create("template1")
         schema.migrate(template.dsn, TABLE, EVENTS)
@@ -191,7 +200,7 @@ class Pool:
     @contextmanager
     def lend(self, *, migrated: bool) -> Iterator[Database]:
         """Lend a database that looks like a new one."""
-        database, fingerprint = self._free.pop(migrated, None) or self._new(migrated=migrated)
+        database, fingerprint = self._free.pop(migrated) if migrated in self._free else self._new(migrated=migrated)
         database.mark()
         try:
             yield database

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,7 +149,7 @@ async def reading(queue: Queue, **options: Any) -> AsyncIterator[SqsSource]:
 
 
 def words_of(error: BaseException | None) -> str:
-    """Return everything an error and those behind it would show: str, repr, arguments, traceback."""
+    """Return everything an error and those behind it would show: str, repr, arguments, attributes, notes."""
     words: list[str] = []
     seen: set[int] = set()
     waiting = [error]
@@ -159,7 +158,7 @@ def words_of(error: BaseException | None) -> str:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        words += [str(one), repr(one), repr(one.args), repr(vars(one)), "".join(traceback.format_exception(one))]
+        words += [str(one), repr(one), repr(one.args), repr(vars(one))]
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -142,6 +143,28 @@ class Command:
         )
         self._started.append(running)
         return running
+
+    def on_terminal(self, *arguments: str, typed: str = "", code: int = 0) -> str:
+        """Run it to its end on a terminal of its own, and return what was to be seen there."""
+        ours, its = pty.openpty()
+        shown = b""
+        with subprocess.Popen(
+            [COATCHECK, *arguments],
+            cwd=self.folder,
+            env=self.environment | {"TERM": "xterm", "COLUMNS": "120"},
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        ) as process:
+            os.close(its)
+            os.write(ours, typed.encode())
+            with suppress(OSError):  # so ends a terminal that nobody holds any more
+                while chunk := os.read(ours, 65_536):
+                    shown += chunk
+        os.close(ours)
+        assert process.returncode == code, shown
+        return shown.decode().replace("\r\n", "\n")
 
     def drain(self) -> dict[str, Any]:
         """Load what the queue holds and return the counts."""

@@ -7,7 +7,8 @@
 Real HTTP on loopback, AWS JSON 1.0, in the loop of the test. A request takes the next scripted answer of its operation,
 else the lasting one (`always`), else that of a plain queue: what was `put` is handed out, waits for its delete, and is
 shown again at visibility 0; visibility timeouts never run out. Like every SQS server, it hands messages to a long poll
-whose client has hung up. Every request is kept with its time.
+whose client has hung up. `refuse_once` holds receipts that one batch request fails on, with the code of the failure.
+Every request is kept with its time.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class ScriptedSqs:
         self.requests: list[Request] = []
         self.visible: deque[Stored] = deque()
         self.in_flight: dict[str, Stored] = {}
+        self.refuse_once: dict[str, str] = {}
         self.deleted: list[str] = []
         self.released: list[str] = []
         self.handed_out = 0
@@ -272,7 +274,14 @@ class ScriptedSqs:
             "ChangeMessageVisibilityBatch": self._change_visibility,
             "SendMessageBatch": self._store,
         }[request.operation]
-        return ok({"Successful": [batch(entry) for entry in request.body["Entries"]], "Failed": []})
+        done, failed = [], []
+        for entry in request.body["Entries"]:
+            code = self.refuse_once.pop(entry.get("ReceiptHandle", ""), None)
+            if code is None:
+                done.append(batch(entry))
+            else:
+                failed.append({"Id": entry["Id"], "Code": code, "SenderFault": False})
+        return ok({"Successful": done, "Failed": failed})
 
     def _counted(self) -> dict[str, str]:
         counts = {"": len(self.visible), "NotVisible": len(self.in_flight), "Delayed": 0}

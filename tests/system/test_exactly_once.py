@@ -106,6 +106,7 @@ def test_killed_between_commit_and_ack(
         commanding(tmp_path, queue, login_database, keyring) as command,
         login_database.session() as session,
     ):
+        command.set(SOURCE__WAIT_SECONDS=1)  # the embedded server does not notice that a poll's owner has died
         with session.transaction():
             session.execute("LOCK TABLE user_logins")
             running = command.start("run", AWS_ENDPOINT_URL=f"http://127.0.0.1:{between.port}")

@@ -27,11 +27,9 @@ def main() -> NoReturn:
 
 def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
     try:
-        cli.main(prog_name="coatcheck", standalone_mode=False)
+        code = cli.main(prog_name="coatcheck", standalone_mode=False)  # what `context.exit` was given, or None
     except CoatcheckError as error:
         return fail(error)
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
     except click.Abort:
         note("coatcheck: interrupted")
         return INTERRUPTED
@@ -52,7 +50,7 @@ def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
                 hint="this is a bug in coatcheck: please report it with this line and the command",
             )
         )
-    return 0
+    return code or 0
 
 
 def _lower(text: str) -> str:

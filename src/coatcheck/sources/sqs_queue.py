@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +13,11 @@ from typing import Any
 import msgspec
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body, origin_of
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body, origin_of, read_origin
 from coatcheck.pipeline.message import Message
-from coatcheck.sources.sqs_client import SqsClient, decode_batch
+from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, decode_batch
 from coatcheck.sources.sqs_entries import delete
+from coatcheck.sources.sqs_wire import decode
 
 MAX_BYTES = 2**20
 """The most bytes SQS takes in a message, and in a batch (since August 2025)."""
@@ -22,8 +26,11 @@ _MOST = 10
 _MIN_VISIBILITY_S = 10
 _MIN_RECEIVES = 3
 _ATTRIBUTES_MOST = 10
+_DIGITS = 15
+_NAMED = 5
 _CONTROL_S = 30.0
 _EMPTY_POLLS = 2
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,8 @@ def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, An
             continue
         if len(body.encode("utf-8", "surrogatepass")) > MAX_BYTES - 256:
             raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint="nothing of it was sent")
+        if _SURROGATE.search(body):
+            raise ConfigError(f"line {number} is no UTF-8 text (a lone surrogate)", hint="nothing of it was sent")
         entry: dict[str, Any] = {"MessageBody": body}
         if not as_new:
             origin = origin_for_body(body, 0)
@@ -105,9 +114,11 @@ def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, An
 
 
 def _size(entry: dict[str, Any]) -> int:
-    attributes = entry.get("MessageAttributes", {})
-    extra = sum(len(name) + len(str(value)) for name, value in attributes.items())
-    return len(entry["MessageBody"].encode("utf-8", "surrogatepass")) + extra
+    """Return the bytes of an entry as SQS counts them: body, and names, types and values of its attributes."""
+    size = len(entry["MessageBody"].encode())
+    for name, attribute in entry.get("MessageAttributes", {}).items():
+        size += len(name.encode()) + sum(len(str(part).encode()) for part in attribute.values())
+    return size
 
 
 def batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -137,8 +148,9 @@ async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -
                 continue
             waiting.add(asyncio.create_task(_send_batch(client, url, batch)))
             if len(waiting) >= _MOST:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
+                    waiting.discard(task)
                     yield task.result()
         for sent in asyncio.as_completed(waiting):
             yield await sent
@@ -153,8 +165,8 @@ async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, A
     if url.endswith(".fifo"):
         for entry in numbered:
             origin = entry.get("MessageAttributes", {}).get(ORIGIN_ATTRIBUTE)
-            if origin is not None:
-                entry.setdefault("MessageDeduplicationId", origin["StringValue"].replace(":", "_"))
+            once = origin["StringValue"].replace(":", "_") if origin is not None else uuid.uuid4().hex
+            entry.setdefault("MessageDeduplicationId", once)
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": numbered})
     answer = decode_batch(await client.call_retrying("SendMessageBatch", payload, timeout=_CONTROL_S))
     if answer.failed:
@@ -178,10 +190,32 @@ async def dead_letter_queue(client: SqsClient, url: str) -> str:
     return str(url)
 
 
+class _Dead(msgspec.Struct, frozen=True, rename="pascal"):
+    """A message of the dead-letter queue, with all it carries."""
+
+    message_id: str
+    receipt_handle: str
+    body: str = ""
+    attributes: dict[str, str] = {}
+    message_attributes: dict[str, dict[str, Any]] = {}
+
+    def __repr__(self) -> str:
+        """Show the id only."""
+        return f"_Dead({self.message_id})"
+
+
+class _DeadAnswer(msgspec.Struct, rename="pascal"):
+    messages: list[_Dead] | None = None
+
+
+_dead_decoder = msgspec.json.Decoder(_DeadAnswer)
+
+
 async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | None = None) -> AsyncIterator[int]:
     """Move messages from a dead-letter queue to the queue, keeping their identity; yield the number of each batch.
 
-    A copy is sent before the original is deleted: what fails in between is there twice, and loaded once.
+    A copy is sent before the original is deleted: what fails in between is there twice, and loaded once. Raises
+    CoatcheckError in the end if there were messages that have no room for their identity; they stay.
     """
     request: dict[str, Any] = {
         "QueueUrl": origin_url,
@@ -191,36 +225,60 @@ async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | 
         "MessageAttributeNames": ["All"],
     }
     moved = empty = 0
+    stuck: dict[str, None] = {}
     while empty < _EMPTY_POLLS and (limit is None or moved < limit):
         request["MaxNumberOfMessages"] = _MOST if limit is None else min(_MOST, limit - moved)
         payload = msgspec.json.encode(request)
         answer = await client.call_retrying("ReceiveMessage", payload, timeout=_CONTROL_S)
-        raw = msgspec.json.decode(answer).get("Messages", [])
-        empty = 0 if raw else empty + 1
-        for batch in batches(_copy(entry) for entry in raw):
+        messages = decode("ReceiveMessage", _dead_decoder, answer).messages or []
+        empty = 0 if messages else empty + 1
+        copies = [_copy(message, fifo=url.endswith(".fifo")) for message in messages]
+        stuck |= {message.message_id: None for message, copy in zip(messages, copies, strict=True) if copy is None}
+        for batch in batches(copy for copy in copies if copy is not None):
             receipts = [entry.pop("ReceiptHandle") for entry in batch]
             await _send_batch(client, url, batch)
-            await delete(client, origin_url, receipts, timeout=_CONTROL_S)
+            await _delete_moved(client, origin_url, receipts)
             moved += len(batch)
             yield len(batch)
+    if stuck:
+        raise CoatcheckError(
+            f"{len(stuck)} messages with ten attributes or 1 MiB have no room for their identity, among them "
+            + ", ".join(list(stuck)[:_NAMED]),
+            hint="move them by hand; they stay in the dead-letter queue",
+        )
 
 
-def _copy(raw: dict[str, Any]) -> dict[str, Any]:
-    """Make the entry that sends a received message again, its identity in an attribute."""
+async def _delete_moved(client: SqsClient, url: str, receipts: list[str]) -> None:
+    """Delete up to ten messages; what fails for now is tried again for a while, then it is there twice."""
+    end, backoff = time.monotonic() + _CONTROL_S, Backoff()
+    while receipts:
+        try:
+            _, receipts = await delete(client, url, receipts, timeout=_CONTROL_S)
+        except SqsError as error:
+            if not error.retryable or time.monotonic() > end:
+                raise
+        if time.monotonic() > end:
+            return
+        if receipts:
+            await backoff.wait()
+
+
+def _copy(message: _Dead, *, fifo: bool) -> dict[str, Any] | None:
+    """Make the entry that sends a received message again, its identity in an attribute; None if there is no room."""
     attributes = {
         name: {key: value for key, value in attribute.items() if key in ("DataType", "StringValue", "BinaryValue")}
-        for name, attribute in raw.get("MessageAttributes", {}).items()
+        for name, attribute in message.message_attributes.items()
     }
-    system = raw.get("Attributes", {})
-    if ORIGIN_ATTRIBUTE not in attributes:
-        value = origin_of(Message(raw["MessageId"], "", int(system.get("SentTimestamp", 0)), ""))
-        attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": value}
-    if len(attributes) > _ATTRIBUTES_MOST:
-        raise CoatcheckError(
-            f"message {raw['MessageId']} has ten attributes already, none is free for its identity",
-            hint="move it by hand; it stays in the dead-letter queue",
-        )
-    copy = {"MessageBody": raw["Body"], "MessageAttributes": attributes, "ReceiptHandle": raw["ReceiptHandle"]}
-    if "MessageGroupId" in system:
-        copy["MessageGroupId"] = system["MessageGroupId"]
+    sent = message.attributes.get("SentTimestamp", "")
+    sent_ms = int(sent) if sent.isdecimal() and len(sent) <= _DIGITS else 0
+    known, _ = read_origin(attributes.get(ORIGIN_ATTRIBUTE, {}).get("StringValue"), sent_ms)
+    origin = origin_of(Message(message.message_id, "", sent_ms, "", origin=known))
+    attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": origin}
+    copy = {"MessageBody": message.body, "MessageAttributes": attributes, "ReceiptHandle": message.receipt_handle}
+    if len(attributes) > _ATTRIBUTES_MOST or _size(copy) > MAX_BYTES:
+        return None
+    if "MessageGroupId" in message.attributes:
+        copy["MessageGroupId"] = message.attributes["MessageGroupId"]
+    if fifo:  # each death has an id of its own: with the identity, a second redrive within five minutes would be lost
+        copy["MessageDeduplicationId"] = message.message_id
     return copy

@@ -76,6 +76,7 @@ def migrate(dsn: str, table: str, columns: Sequence[Column]) -> Migrated:
 
 
 def _migrate(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> Migrated:
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
     applied = []
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
@@ -92,7 +93,8 @@ def _migrate(connection: psycopg.Connection[Any], table: str, columns: Sequence[
         created = not _table_columns(connection, table)
         if created:
             connection.execute(_create_table(table, columns))
-    pruned = connection.execute("SELECT coatcheck.prune()").fetchone()
+    with connection.transaction():
+        pruned = connection.execute("SELECT coatcheck.prune()").fetchone()
     return Migrated(tuple(applied), created, pruned[0] if pruned else 0)
 
 
@@ -119,8 +121,12 @@ def _version(connection: psycopg.Connection[Any]) -> int | None:
 
 
 def _table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
-    quoted = table_identifier(table).as_string(connection)
-    return connection.execute(query("table_columns"), {"table": quoted}).fetchall()
+    return connection.execute(query("table_columns"), _named(table)).fetchall()
+
+
+def _named(table: str) -> dict[str, str | None]:
+    schema, _, name = table.rpartition(".")
+    return {"schema": schema or None, "name": name}
 
 
 def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
@@ -135,13 +141,10 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
             version = _readable_version(connection, findings)
             actual = _table_columns(connection, table)
             findings += table_findings(table, columns, actual)
-            if version is not None:
-                quoted = table_identifier(table).as_string(connection)
-                rows = connection.execute(query("privileges"), {"table": quoted}).fetchall()
-                findings += [
-                    _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
-                    for verb, name in rows
-                ]
+            findings += [
+                _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
+                for verb, name in connection.execute(query("privileges"), _named(table)).fetchall()
+            ]
         except psycopg.Error as error:
             raise stop_error(error, "inspect the database") from None
     return SchemaState(version, server, tuple(findings))
@@ -151,9 +154,7 @@ def _readable_version(connection: psycopg.Connection[Any], findings: list[Findin
     try:
         version = _version(connection)
     except psycopg.errors.InsufficientPrivilege:
-        hint = "GRANT USAGE ON SCHEMA coatcheck TO ...; GRANT SELECT ON coatcheck.migration TO ..."
-        findings.append(_wrong("this user cannot read the schema coatcheck", hint))
-        return None
+        return None  # which one is missing is found with the others
     if version is None:
         findings.append(_wrong("the schema coatcheck is missing", "run `coatcheck migrate`"))
     elif version < newest():
@@ -189,6 +190,8 @@ def table_findings(table: str, columns: Sequence[Column], actual: Sequence[tuple
 
 def _holds(actual: str, wanted: ColumnType) -> bool:
     """Whether a column of type `actual` (as format_type writes it) takes every value of type `wanted`."""
+    if actual.endswith("[]"):
+        return False
     base, _, rest = actual.partition("(")
     base = _SPELLED.get(base.strip(), base.strip())
     length = int(rest.rstrip(")").split(",")[0]) if rest and base == "varchar" else None

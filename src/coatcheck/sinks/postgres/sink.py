@@ -86,7 +86,7 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
 
 
 def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.BinaryArray]]) -> dict[str, Any]:
-    """The parameters of `write_batch.sql`; ledger entries and data keys sorted by key, rows and rejects as they came."""
+    """The parameters of `write_batch.sql`; ledger entries and data keys sorted, rows and rejects as they came."""
     rows, rejected = batch.rows, batch.rejected
     data_keys = sorted(batch.data_keys, key=lambda key: key.dek_id)
     taken: list[Row | Rejected] = [*rows, *rejected]

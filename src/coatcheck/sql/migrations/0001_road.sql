@@ -67,28 +67,40 @@ CREATE INDEX batch_recent ON coatcheck.batch USING brin (committed_at);
 
 -- Forgets what can be forgotten: ledger slots whose last entry is older than `keep_days`, batches older than two days.
 -- SQS keeps a message 14 days at most, a dead-letter queue 14 more from there; 40 days leave a margin.
--- Runs as its owner so that a loader without DELETE or TRUNCATE may call it; it can never touch a live slot.
+-- Runs as its owner so that a loader without DELETE or TRUNCATE may call it; it can never touch a live slot: a slot that
+-- seems dead is locked and looked at again, as a message may have been written to it since; one that is in use is left.
 CREATE FUNCTION coatcheck.prune(keep_days integer DEFAULT 40) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $$
 DECLARE
     part   regclass;
-    live   boolean;
+    look   text;
+    dead   boolean;
     pruned integer := 0;
 BEGIN
     IF keep_days < 30 THEN
         RAISE EXCEPTION 'the ledger must remember at least 30 days';
     END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the ledger is pruned in READ COMMITTED only: the second look must see what came after the first';
+    END IF;
     FOR part IN
         SELECT inhrelid::regclass FROM pg_inherits
         WHERE inhparent = 'coatcheck.ledger'::regclass AND inhrelid <> 'coatcheck.ledger_forever'::regclass
     LOOP
-        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s) OR EXISTS (SELECT FROM %s WHERE loaded_on > current_date - $1)',
-                       part, part) INTO live USING keep_days;
-        IF NOT live THEN
-            EXECUTE format('TRUNCATE %s', part);
-            pruned := pruned + 1;
-        END IF;
+        look := format('SELECT EXISTS (SELECT FROM %1$s)'
+                       ' AND NOT EXISTS (SELECT FROM %1$s WHERE loaded_on > current_date - $1)', part);
+        EXECUTE look INTO dead USING keep_days;
+        CONTINUE WHEN NOT dead;
+        BEGIN
+            EXECUTE format('LOCK TABLE %s NOWAIT', part);
+        EXCEPTION WHEN lock_not_available THEN
+            CONTINUE;
+        END;
+        EXECUTE look INTO dead USING keep_days;
+        CONTINUE WHEN NOT dead;
+        EXECUTE format('TRUNCATE %s', part);
+        pruned := pruned + 1;
     END LOOP;
     DELETE FROM coatcheck.batch WHERE committed_at < now() - interval '2 days';
     RETURN pruned;

@@ -1,17 +1,16 @@
--- What the road does and this user may not: (verb, object) pairs that are missing. Looks names up in the catalogue: who
--- has no USAGE on a schema may not even cast a name in it to regclass, and is to be told of all that is missing at once.
-WITH needed (verb, nspname, relname) AS (
-    VALUES ('INSERT', 'coatcheck', 'ledger'), ('SELECT', 'coatcheck', 'ledger'), ('INSERT', 'coatcheck', 'data_key'),
+-- What the road does and this user may not: (verb, object) pairs that are missing, all at once. The catalogue is asked by
+-- name: who lacks USAGE on a schema may not even turn a name in it into a regclass.
+-- Without a schema the search_path decides.
+WITH needed (verb, schema, name) AS (
+    VALUES ('INSERT', coalesce(%(schema)s, (SELECT nspname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+                                            WHERE pg_class.oid = to_regclass(quote_ident(%(name)s)))), %(name)s),
+           ('INSERT', 'coatcheck', 'ledger'), ('SELECT', 'coatcheck', 'ledger'), ('INSERT', 'coatcheck', 'data_key'),
            ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration')
 )
 SELECT 'USAGE', format('SCHEMA %%I', nspname)
 FROM pg_namespace
-WHERE nspname IN ('coatcheck', %(schema)s) AND NOT has_schema_privilege(oid, 'USAGE')
+WHERE nspname IN (SELECT schema FROM needed) AND NOT has_schema_privilege(oid, 'USAGE')
 UNION ALL
-SELECT 'INSERT', ltrim(format('%%I.%%I', %(schema)s, %(name)s), '"".')
-FROM pg_class
-WHERE oid = {target} AND NOT has_table_privilege(oid, 'INSERT')
-UNION ALL
-SELECT verb, format('%%I.%%I', nspname, relname)
-FROM needed NATURAL JOIN pg_namespace AS n JOIN pg_class AS c USING (relname)
-WHERE relnamespace = n.oid AND NOT has_table_privilege(c.oid, verb)
+SELECT verb, format('%%I.%%I', schema, name)
+FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
+WHERE NOT has_table_privilege(c.oid, verb)
