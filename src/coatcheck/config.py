@@ -138,7 +138,9 @@ class ColumnConfig(_Section):
         None, pattern=r"^[a-z0-9]{1,16}$", description="fields that share a domain share tokens, and can be joined"
     )
     casefold: bool = Field(False, description="tokens ignore the case of the text")
-    strip_chars: str = Field("", max_length=32, description="tokens ignore these characters")
+    strip_chars: str = Field(
+        "", max_length=32, pattern=r"^[ !-/:-@\[-`{-~]*$", description="tokens ignore these characters"
+    )
 
     def column(self, name: str) -> Column:
         """Build the column; raises ValueError with what is wrong."""
@@ -168,6 +170,8 @@ def _check(column: Column) -> None:
         raise ValueError('mask = "token" needs a domain (columns that share a domain can be joined)')
     if mask is not Mask.TOKEN and column.domain:
         raise ValueError('a domain goes with mask = "token" only')
+    if (column.casefold or column.strip_chars) and (mask is not Mask.TOKEN or column.parse is Parse.IP):
+        raise ValueError('casefold and strip_chars go with mask = "token" of a text only')
     if column.required and (column.default is not None or column.default_sent_at):
         raise ValueError("a required column cannot have a default")
     if mask in (Mask.TOKEN, Mask.REDACT, Mask.SHA256_INSECURE):
@@ -293,6 +297,10 @@ class Config(BaseSettings):
         return os.environ.get("DATABASE_URL", "")
 
 
+_TABLES = {f"{PREFIX}{name.upper()}" for name in Config.model_fields}
+_FORM = f"{PREFIX}SECTION__OPTION"
+
+
 def find_file(option: str | None) -> Path | None:
     """Return the configuration file: the option, COATCHECK_CONFIG, ./coatcheck.toml if it exists, or None."""
     named = option or os.environ.get(f"{PREFIX}CONFIG")
@@ -309,15 +317,17 @@ def load(option: str | None = None) -> Config:
     """
     path = find_file(option)
     values = _read(path) if path else {}
+    for name in values:
+        if name.startswith("_"):  # pydantic-settings would take it for an argument of its own
+            raise ConfigError(f"the configuration in {path} is wrong: {name}: no such option")
     _refuse_unknown_variables()
     try:
         config = Config(**values)
     except ValidationError as error:
         raise _config_error(error, path) from None
     except SettingsError:
-        raise ConfigError(
-            "a COATCHECK_ variable that holds a table is no JSON", hint="COATCHECK_COLUMNS takes a JSON object"
-        ) from None
+        tables = ", ".join(name for name in sorted(os.environ) if name.upper() in _TABLES)
+        raise ConfigError(f"{tables}: no JSON object", hint=f"or set single options as {_FORM}") from None
     if path and not config.keys.path.is_absolute():
         keys = config.keys.model_copy(update={"path": path.parent / config.keys.path})
         config = config.model_copy(update={"keys": keys})
@@ -346,27 +356,22 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(path)) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(error)) from None
 
 
-def _toml_hint(path: Path) -> str:
-    try:
-        tomllib.loads(path.read_bytes().decode())
-    except tomllib.TOMLDecodeError as error:
+def _toml_hint(error: Exception) -> str:
+    if isinstance(error, tomllib.TOMLDecodeError):
         return str(error).lower()
-    except UnicodeDecodeError:
-        return "the file must be UTF-8"
-    return ""
+    return "the file must be UTF-8" if isinstance(error, UnicodeDecodeError) else "a number or a nesting knows no end"
 
 
 def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Config.model_fields} | {f"{PREFIX}CONFIG"}
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name.split("__")[0] not in known:
+    for name in sorted(os.environ):  # pydantic-settings reads them in any case
+        if name.upper().startswith(PREFIX) and name.upper().split("__")[0] not in _TABLES | {f"{PREFIX}CONFIG"}:
             raise ConfigError(
                 f"unknown environment variable {name}",
-                hint=f"sections are {', '.join(sorted(Config.model_fields))}; write {PREFIX}SECTION__OPTION",
+                hint=f"sections are {', '.join(sorted(Config.model_fields))}; write {_FORM}",
             )
 
 

@@ -2,12 +2,13 @@
 
 * Results go to stdout, everything else to stderr.
 * Errors are `coatcheck: error: ...` and `coatcheck: hint: ...`, lower case, without a full stop.
-* Colour and progress bars on a terminal only.
+* Colour and progress bars on a terminal only; no colour with NO_COLOR (no-color.org).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,15 +36,19 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    note(click.style("coatcheck: warning: ", fg="yellow") + text)
+    note(_coloured("coatcheck: warning: ", "yellow") + text)
 
 
 def fail(error: CoatcheckError) -> int:
     """Print an error with its hint; return its exit code."""
-    note(click.style("coatcheck: error: ", fg="red") + error.message)
+    note(_coloured("coatcheck: error: ", "red") + error.message)
     if error.hint:
-        note(click.style("coatcheck: hint: ", fg="cyan") + error.hint)
+        note(_coloured("coatcheck: hint: ", "cyan") + error.hint)
     return error.exit_code
+
+
+def _coloured(text: str, colour: str) -> str:
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
 
 
 def out_json(value: Any) -> None:

@@ -17,6 +17,7 @@ from tests.support.fix_sqs import LIMIT, Queue, Queues, a_source, bodies, number
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
 from coatcheck.pipeline.message import Message
 from coatcheck.pipeline.ports import Source
+from coatcheck.sources import sqs as sqs_module
 from coatcheck.sources.memory import MemorySource
 
 VISIBILITY_S = 1
@@ -112,7 +113,7 @@ Ends = Callable[..., AbstractAsyncContextManager[End]]
 
 
 @pytest.fixture(params=["memory", "sqs"])
-def ends(request: pytest.FixtureRequest) -> Ends:
+def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ends:
     """Open a fresh queue with a started source on it."""
 
     @asynccontextmanager
@@ -127,7 +128,9 @@ def ends(request: pytest.FixtureRequest) -> Ends:
         try:
             yield end
         finally:
-            await end.source.close()
+            with monkeypatch.context() as quick:  # the test is over: no polls need be waited for
+                quick.setattr(sqs_module, "_HANG_UP_S", 0.05)
+                await end.source.close()
 
     return opened
 
@@ -170,7 +173,7 @@ def test_what_is_acked_is_gone_for_good(ends: Ends) -> None:
             assert await end.source.ack(await end.take(23)) == 0
             await end.depth_becomes(0, 0)
             await end.lapse()
-            assert await end.source.receive(VISIBILITY_S + 0.5) == []
+            assert await end.source.receive(VISIBILITY_S + 0.2) == []
 
     run(work())
 

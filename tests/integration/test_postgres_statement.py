@@ -20,6 +20,7 @@ from tests.support.fix_postgres import (
     reject,
     row,
     rows,
+    until,
     using,
     write,
 )
@@ -157,7 +158,7 @@ def test_many_writes_share_few_connections(database: Database) -> None:
 
     async def work() -> tuple[list[Outcome], int]:
         outcomes = await asyncio.gather(*(sink.write(batch(rows(number))) for number in range(60)))
-        return outcomes, database.terminate()
+        return outcomes, database.connections()
 
     outcomes, connections = asyncio.run(using(sink, work()))
     assert outcomes == [Outcome(loaded=1)] * 60
@@ -167,4 +168,4 @@ def test_many_writes_share_few_connections(database: Database) -> None:
 def test_closing_leaves_no_connection(database: Database) -> None:
     write(postgres_sink(database, connections=4), batch(rows(1)))
     asyncio.run(postgres_sink(database).close())  # never opened
-    assert database.terminate() == 0
+    asyncio.run(until(lambda: database.connections() == 0, "its backends end"))

@@ -126,7 +126,7 @@ def test_a_refused_ack_is_told_and_close_gives_its_messages_back() -> None:
 
 def test_a_message_whose_lease_is_lost_is_tried_once() -> None:
     async def work() -> None:
-        async with scripted(visibility=2) as (server, source):
+        async with scripted(visibility=1) as (server, source):
             server.always(EXTEND, failing({"receipt-1": "ReceiptHandleIsInvalid"}))
             server.always(DELETE, failing({"receipt-1": "InternalError"}))
             server.put("one")
@@ -141,7 +141,7 @@ def test_a_message_whose_lease_is_lost_is_tried_once() -> None:
 
 def test_an_ack_that_loses_its_lease_meanwhile_ends() -> None:
     async def work() -> None:
-        async with scripted(visibility=2) as (server, source):
+        async with scripted(visibility=1) as (server, source):
             server.always(EXTEND, failing({"receipt-1": "ReceiptHandleIsInvalid"}))
             server.always(DELETE, failing({"receipt-1": "InternalError"}))
             server.put(*numbered(2))
@@ -154,7 +154,7 @@ def test_an_ack_that_loses_its_lease_meanwhile_ends() -> None:
 
 def test_what_is_being_acked_again_and_again_is_still_extended() -> None:
     async def work() -> None:
-        async with scripted(visibility=2) as (server, source):
+        async with scripted(visibility=1) as (server, source):
             server.always(DELETE, failing({"receipt-1": "InternalError"}))
             server.put("one")
             await source.start()
@@ -174,8 +174,8 @@ def test_acks_back_off() -> None:
             server.put(*numbered(40))
             await source.start()
             acking = asyncio.create_task(source.ack(await take(source, 40)))
-            await asyncio.sleep(2.0)
-            assert len(server.of(DELETE)) <= 4 * 14
+            await asyncio.sleep(1.0)
+            assert len(server.of(DELETE)) <= 4 * 12
             server.always(DELETE, None)
             assert await acking == 0
 

@@ -29,6 +29,7 @@ from tests.support.scripted_sqs import Answer, Request, ScriptedSqs, cut, failin
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_of
 from coatcheck.pipeline.message import Message
+from coatcheck.sources import sqs_queue
 from coatcheck.sources.sqs_client import Late, SqsClient, SqsError
 from coatcheck.sources.sqs_queue import (
     MAX_BYTES,
@@ -40,7 +41,7 @@ from coatcheck.sources.sqs_queue import (
     send,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_end")
+pytestmark = pytest.mark.usefixtures("quick_end", "short_polls")
 
 KEY = "key:" + "0f" * 16
 SEND, DELETE, POLL = "SendMessageBatch", "DeleteMessageBatch", "ReceiveMessage"
@@ -193,6 +194,13 @@ def test_as_new_is_new_on_a_fifo_queue_too(queues: Queues) -> None:
 
 
 # -- redrive
+
+
+@pytest.fixture
+def short_polls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a redrive is not waited for: the embedded server's answers are exact."""
+    if "identity_and_attributes" not in request.node.name:
+        monkeypatch.setattr(sqs_queue, "_EMPTY_POLL_S", 0)
 
 
 def bury(queue: Queue) -> None:

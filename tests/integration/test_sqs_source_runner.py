@@ -167,7 +167,7 @@ def test_every_message_once_through_a_bad_day() -> None:
         async with scripted(receivers=8, visibility=2) as (server, source):
             ids = server.put(*[body(number % 9, number) for number in range(1500)])
             for operation in ("ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"):
-                for _ in range(6):
+                for _ in range(3):
                     server.script(operation, chance.choice(troubles))
             server.refuse_once |= {f"receipt-{number}": "InternalError" for number in range(1, 1500, 97)}
             sink = SlowSink()

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from tests.support.fix_sqs import Queues, a_source, bodies, client_of, numbered, reading, run, scripted, take, until
+from tests.support.fix_sqs import Queues, a_source, bodies, numbered, reading, run, scripted, take, until
 from tests.support.scripted_sqs import Answer, cut, ok, received, wire_message
 
 from coatcheck.sources import sqs as sqs_module
@@ -129,7 +129,7 @@ def test_close_shows_everything_at_once_on_the_real_server(queues: Queues, taken
     run(work())
 
 
-def test_close_shows_everything_at_once_though_many_polls_are_hung_up() -> None:
+def test_close_shows_everything_at_once_though_many_polls_are_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with scripted(wait_s=20, receivers=8, latency=0.01) as (server, source):
             server.put(*numbered(120))
@@ -139,6 +139,7 @@ def test_close_shows_everything_at_once_though_many_polls_are_hung_up() -> None:
             await source.close()
             assert (len(server.visible), len(server.in_flight)) == (120, 0)
 
+    monkeypatch.setattr(sqs_module, "_HANG_UP_S", 0.5)
     run(work())
 
 
@@ -224,15 +225,18 @@ def test_a_killed_source_leaves_its_messages_to_their_timeout(queues: Queues) ->
     run(work())
 
 
-def test_other_readers_go_on_when_one_leaves(queues: Queues) -> None:
+def test_other_readers_get_what_one_has_left(queues: Queues) -> None:
     async def work() -> None:
-        queue = queues.create()
+        queue = queues.create(visibility=600)
         queue.send(numbered(30))
-        async with reading(queue, wait_s=5) as stays, client_of(queues.server.url):
-            async with reading(queue, wait_s=5) as leaves:
-                seen = await take(leaves, 1)
-                await leaves.ack(seen)
-            rest = await take(stays, 30 - len(seen))
-            assert sorted(bodies(seen + rest)) == sorted(numbered(30))
+        async with reading(queue) as leaves:
+            await until(lambda: len(leaves.leases) == 30, "all to be received")
+            acked = await leaves.receive(1.0)
+            assert await leaves.ack(acked) == 0
+            async with reading(queue) as stays:
+                await leaves.close()
+                rest = await take(stays, 30 - len(acked), ack=True)
+            assert sorted(bodies(acked + rest)) == sorted(numbered(30))
+            assert queue.counts() == (0, 0)
 
     run(work())

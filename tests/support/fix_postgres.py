@@ -88,6 +88,15 @@ class Database:
         )
         return [pid for (pid,) in found]
 
+    def connections(self) -> int:
+        """Return how many backends coatcheck has in this database."""
+        return int(
+            self.value(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'coatcheck'"
+            )
+        )
+
     def terminate(self) -> int:
         """End coatcheck's backends in this database; return how many there were."""
         found = self.execute(
@@ -138,7 +147,6 @@ class Database:
 
     def empty(self, *, keep: bool) -> None:
         """Remove what a test has made; `keep` the schema coatcheck, but nothing in it."""
-        self.execute("DISCARD ALL")  # what a test has set in this session
         for statement in self.execute(_REMOVE, keep):
             self.execute(*statement)
         self.execute("CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
@@ -206,15 +214,13 @@ class Pool:
             yield database
         finally:
             self.server.start()  # should a test have left it down
+            database.close()  # with all that a test has set in its session
             if not database.roles and (not migrated or database.fingerprint() == fingerprint):
                 database.empty(keep=migrated)
+                database.close()  # the server may go away before it is lent again
                 self._free[migrated] = (database, fingerprint)
             else:
                 database.drop()
-
-    def close(self) -> None:
-        for database, _ in self._free.values():
-            database.close()
 
     def _new(self, *, migrated: bool) -> tuple[Database, object]:
         database = Database(self.server, f"test_{next(_numbers)}")
@@ -230,10 +236,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def _pool(postgres_server: PostgresServer) -> Iterator[Pool]:
-    pool = Pool(postgres_server)
-    yield pool
-    pool.close()
+def _pool(postgres_server: PostgresServer) -> Pool:
+    return Pool(postgres_server)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +17,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from tests.support.fix_postgres import Database
-from tests.support.process import Command
+from tests.support.process import Command, Done, environment
 
+from coatcheck import cli
 from coatcheck.demo.servers import PostgresServer, SqsServer
 
 _numbers = itertools.count()
@@ -268,3 +270,36 @@ def command(tmp_path: Path, queue: Queue, login_database: LoginDatabase, keyring
 def own_keyring(keyring: Path, tmp_path: Path) -> Path:
     """A keyring that a test may spoil."""
     return Path(shutil.copytree(keyring, tmp_path / "own-keys"))
+
+
+class Alone:
+    """The command with nothing to speak to, in this process: it answers in milliseconds. For what ends soon."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self._environment = environment(folder) | {
+            "DATABASE_URL": "postgresql://127.0.0.1:1/x",
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        }
+
+    def __call__(self, *arguments: str, code: int = 0, **variables: str) -> Done:
+        """Run it, and hold its exit code against the expected one."""
+        with self._monkeypatch.context() as patch:
+            patch.chdir(self.folder)
+            for name in set(os.environ) - set(self._environment):
+                patch.delenv(name)
+            for name, value in (self._environment | variables).items():
+                patch.setenv(name, value)
+            patch.setattr("sys.argv", ["coatcheck", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        out, err = self._capsys.readouterr()
+        assert ended.value.code == code, f"coatcheck {' '.join(arguments)} ended with {ended.value.code}: {out}{err}"
+        return Done(code, out, err)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
+    """The command in this process, in a folder of its own with nothing in it."""
+    return Alone(tmp_path, monkeypatch, capsys)

@@ -67,7 +67,7 @@ class Clock:
 @pytest.fixture
 def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing a source does not wait for its polls. For tests of something else: it saves a second each."""
-    monkeypatch.setattr(sqs_module, "_HANG_UP_S", 0.05)
+    monkeypatch.setattr(sqs_module, "_HANG_UP_S", 0.01)
 
 
 # -- clients and sources

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -165,6 +166,21 @@ class Command:
         os.close(ours)
         assert process.returncode == code, shown
         return shown.decode().replace("\r\n", "\n")
+
+    def through(self, filter_: str, *arguments: str) -> Done:
+        """Run it with its output piped into another command; the exit code is its own."""
+        line = f"set -o pipefail; {shlex.join([str(COATCHECK), *arguments])} | {filter_}"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def drain(self) -> dict[str, Any]:
         """Load what the queue holds and return the counts."""

@@ -30,6 +30,9 @@ def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
         code = cli.main(prog_name="coatcheck", standalone_mode=False)  # what `context.exit` was given, or None
     except CoatcheckError as error:
         return fail(error)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
+        error.show()
+        return error.exit_code
     except click.Abort:
         note("coatcheck: interrupted")
         return INTERRUPTED

@@ -99,7 +99,7 @@ def _write_private(path: Path, body: str) -> None:
     except FileExistsError:
         raise ConfigError(f"{path} exists", hint="name a file that does not") from None
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
     with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(body)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 _TYPE = re.compile(r"(?P<kind>[a-z]+)(?:\((?P<length>[1-9][0-9]{0,7})\))?")
+_VARCHAR_MOST = 10_485_760  # PostgreSQL's own limit
 TOKEN_LENGTH = 69
 """The longest token there is, in characters: `pt1_` + domain 16 + `_` + key id 7 + `_` + 40."""
 
@@ -64,6 +65,8 @@ class ColumnType:
         kind, length = Kind(match["kind"]), match["length"]
         if (kind is Kind.VARCHAR) is not (length is not None):
             raise ValueError("varchar takes a length, as in varchar(128); no other type does")
+        if length and int(length) > _VARCHAR_MOST:
+            raise ValueError(f"varchar takes {_VARCHAR_MOST} characters at most")
         return cls(kind, int(length) if length else None)
 
     @property

@@ -5,6 +5,7 @@ Nothing here shows a payload in its `repr`: a message in a traceback or a log li
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -71,6 +72,10 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     __str__ = __repr__
 
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        """Show no more to rich, which would ask msgspec for every field."""
+        yield "message_id", self.message_id
+
 
 class Reject(msgspec.Struct, frozen=True):
     """Why a message cannot be loaded: a reason, and the column or SQLSTATE it is about; never the value."""
@@ -107,6 +112,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         """Show the message's id only."""
         return f"Row({self.message.message_id})"
 
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        """Show no more to rich."""
+        yield "message_id", self.message.message_id
+
 
 class Rejected(msgspec.Struct, frozen=True):
     """One rejected message on its way to quarantine, its body sealed."""
@@ -120,6 +129,10 @@ class Rejected(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """Show the message's id and the reason only."""
         return f"Rejected({self.message.message_id}, {self.reject.reason})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        """Show no more to rich."""
+        yield from (("message_id", self.message.message_id), ("reason", self.reject.reason.value))
 
 
 class Batch(msgspec.Struct):

@@ -311,8 +311,9 @@ class SqsSource:
 def _message(wire: WireMessage, now_ms: int) -> Message:
     attributes = wire.attributes
     attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+    text = attribute.string_value if attribute is not None else None
     sent_ms = _number(attributes, "SentTimestamp", now_ms)
-    origin, sent_ms = read_origin(attribute.string_value if attribute is not None else None, sent_ms)
+    origin, sent_ms = read_origin(text if isinstance(text, str) else None, sent_ms)
     return Message(
         wire.message_id,
         wire.body,

@@ -29,7 +29,8 @@ _ATTRIBUTES_MOST = 10
 _DIGITS = 15
 _NAMED = 5
 _CONTROL_S = 30.0
-_EMPTY_POLLS = 2
+_EMPTY_POLLS, _EMPTY_POLL_S = 2, 1
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -170,7 +171,8 @@ async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, A
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": numbered})
     answer = decode_batch(await client.call_retrying("SendMessageBatch", payload, timeout=_CONTROL_S))
     if answer.failed:
-        codes = ", ".join(sorted({entry.code for entry in answer.failed}))
+        known = {entry.code if _CODE.fullmatch(entry.code) else "Unknown" for entry in answer.failed}
+        codes = ", ".join(sorted(known))
         raise CoatcheckError(
             f"SQS refused {len(answer.failed)} of {len(entries)} messages ({codes})",
             hint="send the file again: what has arrived is not loaded twice",
@@ -219,7 +221,7 @@ async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | 
     """
     request: dict[str, Any] = {
         "QueueUrl": origin_url,
-        "WaitTimeSeconds": 1,
+        "WaitTimeSeconds": _EMPTY_POLL_S,
         "VisibilityTimeout": 60,
         "MessageSystemAttributeNames": ["SentTimestamp", "MessageGroupId"],
         "MessageAttributeNames": ["All"],

@@ -28,6 +28,7 @@ from coatcheck.sinks.postgres.sqlstate import READ_ONLY, Verdict, sqlstate_of, s
 from coatcheck.sql import query
 
 _log = logging.getLogger(__name__)
+_PRUNE_EVERY_S = 86_400.0
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 10.0
 _CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
 
@@ -131,8 +132,8 @@ def _without_repeats(batch: Batch) -> Batch:
 class PostgresSink:
     """Writes batches over `connections` connections; one `write` uses one of them.
 
-    `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. `schema_check` is
-    awaited with the first connection and raises ConfigError when the schema is not what this release needs.
+    `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. Once a day it has
+    the ledger forget what SQS has forgotten, if this user may call `coatcheck.prune()`.
     """
 
     def __init__(
@@ -156,9 +157,10 @@ class PostgresSink:
         self._idle: asyncio.Queue[psycopg.AsyncConnection[Any] | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
+        self._prune_at = time.monotonic() + _PRUNE_EVERY_S
 
     async def open(self) -> None:
-        """Connect once, so that a wrong address or password is known before the first message is received.
+        """Connect once, so that a wrong address or password is known before the first message is received, and prune.
 
         Raises UnreachableError, ConfigError.
         """
@@ -169,6 +171,15 @@ class PostgresSink:
             raise stop_error(error, "connect to the database") from None
         finally:
             self._idle.put_nowait(connection)
+        await self._prune()
+
+    async def _prune(self) -> None:
+        """Have the ledger forget what it may, now and in a day again; that it may not now keeps nobody waiting."""
+        self._prune_at = time.monotonic() + _PRUNE_EVERY_S
+        try:
+            await self._attempt(query("prune").encode(), {})
+        except psycopg.Error as error:
+            _log.info("the ledger was not pruned", extra={"sqlstate": sqlstate_of(error)})
 
     async def close(self) -> None:
         """Close all connections; writes under way must have ended."""
@@ -182,6 +193,8 @@ class PostgresSink:
 
         Raises UnreachableError after `give_up_seconds` of outage, ConfigError/UnreachableError for what no retry mends.
         """
+        if time.monotonic() > self._prune_at:
+            await self._prune()
         outcome = Outcome()
         distinct = _without_repeats(batch)
         await self._write(distinct, outcome)
@@ -214,7 +227,8 @@ class PostgresSink:
         wait, since = _BACKOFF_FIRST_S, time.monotonic()
         while True:
             try:
-                return await self._attempt(parameters)
+                loaded, quarantined = await self._attempt(self._statement, parameters)
+                return loaded, quarantined
             except psycopg.Error as error:
                 code = sqlstate_of(error)
                 decision = verdict(code)
@@ -231,13 +245,13 @@ class PostgresSink:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             wait = min(wait * 2, _BACKOFF_MOST_S)
 
-    async def _attempt(self, parameters: dict[str, Any]) -> tuple[int, int]:
+    async def _attempt(self, statement: bytes, parameters: dict[str, Any]) -> tuple[int, ...]:
         connection = await self._idle.get()
         try:
             if connection is None or connection.closed:
                 connection = None
                 connection = await self._connect()
-            cursor = await connection.execute(self._statement, parameters, prepare=self._prepare)
+            cursor = await connection.execute(statement, parameters, prepare=self._prepare)
             found = await cursor.fetchone()
         except BaseException as error:
             if connection is not None and (connection.broken or not _usable_after(error)):
@@ -248,7 +262,7 @@ class PostgresSink:
             self._idle.put_nowait(connection)
         if found is None:  # pragma: no cover - a SELECT without FROM over a table always answers
             raise psycopg.InternalError
-        return found[0], found[1]
+        return tuple(found)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         connection = await psycopg.AsyncConnection.connect(
