@@ -276,7 +276,7 @@ def test_when_the_wait_is_given_up(aviary: Aviary) -> None:
     with aviary.database.session() as holder, holder.transaction():
         holder.execute("LOCK TABLE user_logins")
         with pytest.raises(CoatcheckError):
-            aviary.written(aviary.logins(), give_up_seconds=0.05)
+            aviary.written(aviary.logins(), give_up_seconds=0.5)
     assert len(aviary.errors) == 1
     aviary.nowhere()
 

@@ -82,10 +82,10 @@ def test_lines_become_messages(queues: Queues, count: int) -> None:
 
 def test_sending_a_file_again_gives_the_same_keys_and_as_new_gives_others(queues: Queues) -> None:
     async def work() -> None:
-        queue = queues.create()
         lines = ["same\r\n", "\n", "other\n", "same\n", "   \n", "same"]
         keys: list[list[Any]] = []
         for as_new in (False, False, True):
+            queue = queues.create()
             assert await sent(queues.server.url, queue.url, lines, as_new=as_new) == 4
             async with reading(queue) as source:
                 messages = await take(source, 4, ack=True)

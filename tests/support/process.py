@@ -88,6 +88,11 @@ class Running:
         """Tell whether it has ended."""
         return self._process.poll() is not None
 
+    def said(self, words: str) -> None:
+        """Wait until it has printed these words, on stdout or on stderr."""
+        wait_until(lambda: words in self.out + self.err or self.ended(), f"it says: {words}")
+        assert words in self.out + self.err, f"it has ended without a word of it: {self.err[-2000:]}"
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)

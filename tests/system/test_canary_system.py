@@ -213,7 +213,7 @@ def test_a_database_that_is_killed_and_signals(exposed: Exposed) -> None:
     exposed.server.kill()
     exposed.queue.send([birds.good(number) for number in range(20, 40)])
     exposed.queue.send([birds.bad(number) for number in range(20)])
-    wait_until(lambda: "the database refuses a batch for now" in running.err, "it cannot write")
+    running.said("the database refuses a batch for now")
     exposed.end(running, signal.SIGTERM, 0)
     exposed.ask("run", "--drain", code=3)
     exposed.server.start()

@@ -34,6 +34,7 @@ SECTIONS = (
 def scene() -> Iterator[Command]:
     """The command with a temporary folder that nobody else uses, and an environment that would lead it astray."""
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))  # noqa: S108 - a socket's name must be short
+    folder.chmod(0o755)  # under root PostgreSQL runs as another user
     (folder / "home").mkdir()
     (folder / "tmp").mkdir(mode=0o777)
     (folder / "tmp").chmod(0o777)
@@ -84,25 +85,31 @@ def test_it_shows_the_road_and_leaves_nothing(scene: Command) -> None:
     counts = [int(count) for _, count in tokens]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > 10, "equal addresses have equal tokens"
-    assert len({token for token, _ in tokens}) == len(tokens) == 5
+    assert len({token for token, _ in tokens}) == len(tokens) > 1
     assert servers(scene) == []
     assert left(scene) == []
-
-
-def test_the_number_of_messages(scene: Command) -> None:
-    done = scene("demo", "--messages", "50")
-    assert "50 received, 48 loaded, 0 duplicates, 2 rejected, 50 acked in " in done.out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_it_leaves_nothing_when_it_is_ended(scene: Command, number: signal.Signals) -> None:
     running = scene.start("demo", "--messages", "2000")
-    wait_until(lambda: "coatcheck send" in running.out, "the servers are up")
+    running.said("coatcheck send")
     assert len(servers(scene)) > 2
     running.signal(number)
     assert running.wait().code != 0
     wait_until(lambda: not servers(scene), "the servers have ended")
     wait_until(lambda: not left(scene), "the folders are gone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_it_is_interrupted_while_it_loads(scene: Command, number: signal.Signals) -> None:
+    """What is stopped halfway has not failed, and is no bug to report."""
+    running = scene.start("demo", "--messages", "3000")
+    running.said("coatcheck run --drain")
+    running.signal(number)
+    done = running.wait()
+    assert (done.code, done.err.strip()) == (130, "coatcheck: interrupted")
+    assert (servers(scene), left(scene)) == ([], [])
 
 
 def lines(out: str, heading: str) -> list[str]:
@@ -131,11 +138,11 @@ def shell(command: Command, *script: str) -> str:
 
 
 def test_keep(scene: Command) -> None:
-    done = scene("demo", "--keep")
+    done = scene("demo", "--keep", "--messages", "50")
     try:
         around = lines(done.out, "both servers stay up; look around:")
         exports = lines(done.out, "and run coatcheck against them:")
-        assert "285" in shell(scene, around[0])
+        assert "48" in shell(scene, around[0])
         assert exports[-1] == "coatcheck status"
         shown = shell(scene, *exports)
         assert "0 waiting, 0 in flight, 0 delayed" in shown
@@ -160,8 +167,6 @@ def test_as_an_ordinary_user(scene: Command) -> None:
     tried = _as(nobody, scene, "--version")
     if tried is None or tried.returncode:
         pytest.skip("an ordinary user cannot read this environment")
-    scene.folder.chmod(0o755)
-    scene.folder.parent.chmod(0o755)
     done = _as(nobody, scene, "demo", "--messages", "50")
     assert done is not None
     assert (done.returncode, done.stderr) == (0, "")

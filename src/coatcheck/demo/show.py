@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from coatcheck import app, terminal
@@ -37,14 +35,13 @@ def show(*, messages: int, keep: bool) -> None:
     samples = sample_logins(messages)
     with ExitStack() as stack:
         sqs, postgres = _servers(stack)
-        folder = Path(stack.enter_context(_folder(keep=keep)))
         terminal.out(
             f"SQS and PostgreSQL are up after {time.monotonic() - started:.1f} s: real servers, on loopback only"
         )
-        _walk(_config(sqs, postgres, folder), postgres, samples)
+        _walk(_config(sqs, postgres), postgres, samples)
         terminal.out(f"the whole road, twice, in {time.monotonic() - started:.1f} s")
         if keep:
-            _keep(sqs, postgres, folder)
+            _keep(sqs, postgres)
 
 
 def _forget_environment() -> None:
@@ -64,23 +61,19 @@ def _servers(stack: ExitStack) -> tuple[SqsServer, PostgresServer]:
     return sqs, postgres
 
 
-@contextmanager
-def _folder(*, keep: bool) -> Iterator[str]:
-    if keep:
-        yield tempfile.mkdtemp(prefix="coatcheck-demo-")
-        return
-    with tempfile.TemporaryDirectory(prefix="coatcheck-demo-") as folder:
-        yield folder
-
-
-def _config(sqs: SqsServer, postgres: PostgresServer, folder: Path) -> Config:
+def _config(sqs: SqsServer, postgres: PostgresServer) -> Config:
     return Config.model_validate(
         {
             "source": {"queue": "login-queue", "endpoint_url": sqs.url},
             "target": {"dsn": postgres.dsn},
-            "keys": {"path": folder / "coatcheck-keys"},
+            "keys": {"path": _keys(sqs)},
         }
     )
+
+
+def _keys(sqs: SqsServer) -> Path:
+    """The keyring lies in a server's folder: whatever ends this process, it goes when the server goes."""
+    return sqs.folder / "coatcheck-keys"
 
 
 def _walk(config: Config, postgres: PostgresServer, samples: Samples) -> None:
@@ -93,7 +86,7 @@ def _walk(config: Config, postgres: PostgresServer, samples: Samples) -> None:
     )
     _send(config, samples)
     terminal.out(f"in   {samples.bodies[0]}")
-    first = _run(config)
+    first = _run(config, len(samples.bodies))
     terminal.out("out")
     terminal.out(postgres.psql("-c", query("demo_rows")).rstrip())
     _step("psql", "who shares an address? equal values have equal tokens")
@@ -102,7 +95,7 @@ def _walk(config: Config, postgres: PostgresServer, samples: Samples) -> None:
     terminal.out(postgres.psql("-c", query("demo_quarantine")).rstrip())
     _step("coatcheck send logins.jsonl", "everything once more")
     _send(config, samples)
-    second = _run(config)
+    second = _run(config, len(samples.bodies))
     _prove(samples, first, second)
 
 
@@ -121,10 +114,12 @@ def _send(config: Config, samples: Samples) -> None:
     run_async(work())
 
 
-def _run(config: Config) -> Counts:
+def _run(config: Config, sent: int) -> Counts:
     _step("coatcheck run --drain", "receive, decode, validate, mask, write, ack")
     with terminal.progress("loading") as bar:
         counts = run_worker(config, drain=True, tick=lambda now: bar(now.acked, f"{now.loaded:,} loaded"), tick_s=0.05)
+    if counts.received < sent:  # a signal ends a worker in good order; here somebody wants the demo to end
+        raise KeyboardInterrupt
     terminal.out(terminal.summary(counts))
     return counts
 
@@ -140,7 +135,7 @@ def _prove(samples: Samples, first: Counts, second: Counts) -> None:
     )
 
 
-def _keep(sqs: SqsServer, postgres: PostgresServer, folder: Path) -> None:
+def _keep(sqs: SqsServer, postgres: PostgresServer) -> None:
     sqs.detach()
     postgres.detach()
     queue = _QUEUE_URL.format(url=sqs.url)
@@ -151,6 +146,6 @@ def _keep(sqs: SqsServer, postgres: PostgresServer, folder: Path) -> None:
     for name, value in _EMULATOR.items():
         terminal.out(f"  export {name}={value}")
     terminal.out(f"  export AWS_ENDPOINT_URL={sqs.url} DATABASE_URL='{postgres.dsn}'")
-    terminal.out(f"  export COATCHECK_KEYS__PATH={folder / 'coatcheck-keys'}")
+    terminal.out(f"  export COATCHECK_KEYS__PATH={_keys(sqs)}")
     terminal.out("  coatcheck status")
     terminal.out(f"\nstop them with:\n\n  {sqs.stop_command()}\n  {postgres.stop_command()}")

@@ -475,6 +475,22 @@ def test_a_required_field_must_be_there(mask: Mask) -> None:
     assert validate({"f": "x"}, SENT_MS) == ["x"]
 
 
+def test_a_required_nested_field_must_be_there() -> None:
+    validate = validator([a_column("text", path="a.b", required=True)])
+    absent: list[dict[str, Any]] = [
+        {},
+        {"a": {}},
+        {"a": {"b": None}},
+        {"a": "b"},
+        {"a": ["b"]},
+        {"b": "x"},
+        {"a.b": "x"},
+    ]
+    for value in absent:
+        assert validate(value, SENT_MS) == Reject(Reason.MISSING_FIELD, "c")
+    assert validate({"a": {"b": "x"}}, SENT_MS) == ["x"]
+
+
 @pytest.mark.parametrize(("type_", "default"), [("text", "none"), ("integer", 0), ("boolean", False)])
 def test_a_default_fills_absent_and_null(type_: str, default: Any) -> None:
     validate = validator([a_column(type_, default=default)])

@@ -224,26 +224,25 @@ class PostgresSink:
     async def _commit(self, batch: Batch) -> tuple[int, int]:
         """Run the statement until it commits. Raises _RowAtFaultError, or what no retry mends."""
         parameters = _lists(batch, self._encoders) | {"worker": self._worker}
-        wait, since = _BACKOFF_FIRST_S, time.monotonic()
-        while True:
-            try:
-                loaded, quarantined = await self._attempt(self._statement, parameters)
-                return loaded, quarantined
-            except psycopg.Error as error:
-                code = sqlstate_of(error)
-                decision = verdict(code)
-                if decision is Verdict.BISECT:
-                    raise _RowAtFaultError(code) from None
-                if decision is Verdict.STOP:
-                    raise stop_error(error, "write to the database") from None
-            _log.warning("the database refuses a batch for now", extra={"sqlstate": code, "messages": len(batch)})
-            if self._give_up and time.monotonic() - since > self._give_up:
-                raise UnreachableError(
-                    f"the database has not taken a batch for {self._give_up:g} s (last answer {code})",
-                    hint="nothing is lost: the messages come back; is PostgreSQL up?",
-                )
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            wait = min(wait * 2, _BACKOFF_MOST_S)
+        wait, code = _BACKOFF_FIRST_S, "none"
+        try:
+            async with asyncio.timeout(self._give_up or None):
+                while True:
+                    try:
+                        loaded, quarantined = await self._attempt(self._statement, parameters)
+                        return loaded, quarantined
+                    except psycopg.Error as error:
+                        code = _passing(error)
+                    _log.warning(
+                        "the database refuses a batch for now", extra={"sqlstate": code, "messages": len(batch)}
+                    )
+                    await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                    wait = min(wait * 2, _BACKOFF_MOST_S)
+        except TimeoutError:
+            raise UnreachableError(
+                f"the database has not taken a batch for {self._give_up:g} s (last answer {code})",
+                hint="nothing is lost: the messages come back; is PostgreSQL up?",
+            ) from None
 
     async def _attempt(self, statement: bytes, parameters: dict[str, Any]) -> tuple[int, ...]:
         connection = await self._idle.get()
@@ -275,6 +274,17 @@ class PostgresSink:
 class _RowAtFaultError(Exception):
     def __init__(self, sqlstate: str) -> None:
         self.sqlstate = sqlstate
+
+
+def _passing(error: psycopg.Error) -> str:
+    """Return the SQLSTATE of an error that may pass. Raises _RowAtFaultError, or what no retry mends."""
+    code = sqlstate_of(error)
+    decision = verdict(code)
+    if decision is Verdict.BISECT:
+        raise _RowAtFaultError(code) from None
+    if decision is Verdict.STOP:
+        raise stop_error(error, "write to the database") from None
+    return code
 
 
 def _usable_after(error: BaseException) -> bool:
