@@ -209,17 +209,34 @@ def test_sent_twice_by_a_foreign_producer(
     assert login_queue.depth() == [0, 0, 0]
 
 
+GATE = """
+CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT count(*) FROM user_logins) >= 30 THEN PERFORM pg_advisory_xact_lock(1); END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER gate BEFORE INSERT ON user_logins EXECUTE FUNCTION gate()
+"""
+"""After thirty rows, a batch waits for whoever holds the lock."""
+
+
 def test_killed_in_between(
     exercise: Command, login_queue: LoginQueue, bare_database: LoginDatabase, messages: Bodies
 ) -> None:
+    """Rows are there, a batch is on its way: PostgreSQL commits it when nobody is left to hear of it."""
     login_queue.client.set_queue_attributes(QueueUrl=login_queue.url, Attributes={"VisibilityTimeout": "3"})
-    exercise.set(BATCH__MESSAGES=10, SOURCE__MAX_IN_FLIGHT=20, TARGET__CONNECTIONS=1)
+    exercise.set(BATCH__MESSAGES=10)
+    bare_database.execute(GATE)
     login_queue.send(messages)
-    running = exercise.start("run")
-    wait_until(bare_database.rows, "rows")
-    running.kill()
-    assert bare_database.rows() < 99, "the kill came too late to mean anything"
-    exercise.drain()
+    with bare_database.session() as session:
+        session.execute("SELECT pg_advisory_lock(1)")
+        running = exercise.start("run")
+        wait_until(bare_database.waiting, "a batch waits")
+        assert 30 <= bare_database.rows() < 99
+        running.kill()
+        session.execute("SELECT pg_advisory_unlock(1)")
+    wait_until(lambda: not bare_database.waiting(), "the batch is committed")
+    assert exercise.drain()["duplicates"] > 0
     as_promised(bare_database)
     assert bare_database.count("coatcheck.ledger") == 100
     assert login_queue.depth() == [0, 0, 0]
