@@ -343,7 +343,7 @@ def write_default(path: Path) -> None:
     except FileExistsError:
         raise ConfigError(f"{path} exists", hint="it is never overwritten; move it away first") from None
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"there is no configuration file {path}", hint="write one with `coatcheck init`, or leave --config out"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name a file that you may read") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(error)) from None
 

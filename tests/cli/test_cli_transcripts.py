@@ -1,7 +1,8 @@
 """Transcripts of sessions, `transcripts/*.txt`: what one types and what comes back, on real servers.
 
 `$ ` begins a command. Below it stand the lines of its stdout, then with `! ` those of stderr, and `? 2` its exit code
-if that is not 0. `<n>` is any number, `<time>` a point in time, `<id>` an id or fingerprint, `<...>` anything in a line.
+if that is not 0. `<n>` is any number, `<time>` a point in time, `<id>` an id or fingerprint, `<...>` anything in a
+line.
 The folder holds `logins.jsonl`: three logins and a message of another kind; the database is empty.
 """
 

@@ -103,9 +103,7 @@ def login_queue(request: pytest.FixtureRequest) -> Iterator[LoginQueue]:
 
 
 @pytest.fixture
-def exercise(
-    tmp_path: Path, login_queue: LoginQueue, bare_database: LoginDatabase, keyring: Path
-) -> Iterator[Command]:
+def exercise(tmp_path: Path, login_queue: LoginQueue, bare_database: LoginDatabase, keyring: Path) -> Iterator[Command]:
     """The command between the exercise's queue and its table, ready to run."""
     endpoint, _, name = login_queue.url.partition("/000000000000/")
     bare_database.execute(TABLE)
@@ -117,7 +115,8 @@ def exercise(
 def figures(database: LoginDatabase) -> dict[str, Any]:
     names = "rows", "null locales", "versions", "ip tokens", "device tokens", "users", "dates", "undated"
     found = database.execute(
-        "SELECT count(*), count(*) FILTER (WHERE locale IS NULL), count(DISTINCT app_version), count(DISTINCT masked_ip),"
+        "SELECT count(*), count(*) FILTER (WHERE locale IS NULL), count(DISTINCT app_version),"
+        " count(DISTINCT masked_ip),"
         " count(DISTINCT masked_device_id), count(DISTINCT user_id), count(DISTINCT create_date),"
         " count(*) FILTER (WHERE create_date NOT BETWEEN current_date - 1 AND current_date) FROM user_logins"
     )
@@ -191,7 +190,7 @@ def test_sent_twice_by_coatcheck(
 
 
 @pytest.mark.parametrize(("key", "times"), [("message_id", 2), ("content", 1)])
-def test_sent_twice_by_a_foreign_producer(
+def test_sent_twice_by_a_foreign_producer(  # noqa: PLR0917 - fixtures, given by name
     exercise: Command,
     login_queue: LoginQueue,
     bare_database: LoginDatabase,

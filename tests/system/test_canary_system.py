@@ -97,7 +97,9 @@ def forms(word: str) -> Iterator[str]:
     yield word
     yield raw.hex()
     for shift in range(3):
-        whole = (len(raw) + shift) // 3 * 4  # the last letters of a base64 depend on what follows, the first on what was
+        whole = (
+            (len(raw) + shift) // 3 * 4
+        )  # the last letters of a base64 depend on what follows, the first on what was
         yield base64.b64encode(b"x" * shift + raw).decode()[4 * (shift > 0) : whole]
 
 
@@ -229,7 +231,8 @@ def test_a_table_that_differs(exposed: Exposed) -> None:
         """
         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no %', NEW USING DETAIL = NEW::text, HINT = NEW::text; END $$;
-        CREATE TRIGGER tell BEFORE INSERT ON user_logins FOR EACH ROW WHEN (NEW.app_version % 2 = 0) EXECUTE FUNCTION tell();
+        CREATE TRIGGER tell BEFORE INSERT ON user_logins FOR EACH ROW
+        WHEN (NEW.app_version % 2 = 0) EXECUTE FUNCTION tell();
         """
     )
     exposed.command.set(BREAKER__RATIO=1, BREAKER__RUN=1000)
@@ -239,7 +242,9 @@ def test_a_table_that_differs(exposed: Exposed) -> None:
     assert (rows + held, ledger) == (20, 20)
     assert held > 0
     birds = exposed.birds
-    said = exposed.said | {"the quarantine": str(exposed.database.execute("SELECT q::text FROM coatcheck.quarantine AS q"))}
+    said = exposed.said | {
+        "the quarantine": str(exposed.database.execute("SELECT q::text FROM coatcheck.quarantine AS q"))
+    }
     nowhere(birds.masked | birds.kept, said)
     exposed.search()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ def test_init_makes_a_configuration_that_works(newcomer: Command, queue: Queue, 
         "wrote coatcheck-keys/seal-private.pem",
     ]
     assert "coatcheck: warning: coatcheck-keys/seal-private.pem is stored in clear" in done.err
-    assert done.err.endswith("next: `coatcheck check` tells what else is needed, `coatcheck migrate` makes the tables\n")
+    assert done.err.endswith(
+        "next: `coatcheck check` tells what else is needed, `coatcheck migrate` makes the tables\n"
+    )
     queue.send(logins(3))
     assert newcomer.drain()["loaded"] == 3
     assert login_database.rows() == 3
@@ -198,7 +199,9 @@ def test_a_loader_needs_no_more_than_check_asks_for(
 
 
 def test_check_reports_what_it_cannot_reach(command: Command) -> None:
-    done = command("check", code=1, DATABASE_URL="postgresql://postgres@127.0.0.1:1/x", COATCHECK_SOURCE__QUEUE="nowhere")
+    done = command(
+        "check", code=1, DATABASE_URL="postgresql://postgres@127.0.0.1:1/x", COATCHECK_SOURCE__QUEUE="nowhere"
+    )
     assert "ok      keys" in done.out
     assert "error   queue: SQS GetQueueUrl failed: missing queue (QueueDoesNotExist)" in done.out
     assert "error   database: cannot connect to the database: the database does not answer" in done.out
@@ -348,7 +351,8 @@ def entries(command: Command, *arguments: str) -> list[dict[str, Any]]:
 
 def test_quarantine_list(command: Command, held: list[dict[str, Any]]) -> None:
     assert list(held[0]) == [
-        "quarantine_id", "message_id", "reason", "detail", "sent_at", "received_at", "quarantined_at", "attempts", "state",
+        "quarantine_id", "message_id", "reason", "detail", "sent_at", "received_at", "quarantined_at", "attempts",
+        "state",
     ]  # fmt: skip
     assert sorted((entry["reason"], entry["detail"]) for entry in held) == [
         ("missing_field", "masked_ip"),
@@ -377,7 +381,9 @@ def test_show_refuses_a_pipe(command: Command, held: list[dict[str, Any]]) -> No
 
 
 def test_show_on_a_terminal(command: Command, held: list[dict[str, Any]]) -> None:
-    assert command.on_terminal("quarantine", "show", by_reason(held, "not_an_ip")).rstrip("\n") == login(1, ip="nowhere")
+    assert command.on_terminal("quarantine", "show", by_reason(held, "not_an_ip")).rstrip("\n") == login(
+        1, ip="nowhere"
+    )
     shown = command.on_terminal("quarantine", "show", by_reason(held, "not_json"))
     assert shown == "no json \\x9b31m red\n", "what a terminal would obey is escaped"
 
@@ -422,7 +428,9 @@ def test_retry_after_the_columns_were_mended(command: Command, queue: Queue, log
     assert [entry["reason"] for entry in entries(command)] == ["not_json"]
     states = sorted(entry["state"] for entry in entries(command, "--all"))
     assert states == ["held", *["loaded"] * 6]
-    with_locale = login_database.value("SELECT count(*) FROM user_logins WHERE locale = 'DE' AND create_date IS NOT NULL")
+    with_locale = login_database.value(
+        "SELECT count(*) FROM user_logins WHERE locale = 'DE' AND create_date IS NOT NULL"
+    )
     assert with_locale == 6
 
 
@@ -465,7 +473,9 @@ def test_discard(command: Command, login_database: LoginDatabase, held: list[dic
     assert command("quarantine", "discard", number, "--yes").out == "discarded 1 messages\n"
     assert "discarded 1 messages" in command.on_terminal("quarantine", "discard", "--reason", "not_an_ip", typed="y\n")
     assert [entry["reason"] for entry in entries(command)] == ["missing_field"]
-    bodies = "SELECT count(*) FROM coatcheck.quarantine WHERE state = 'discarded' AND ciphertext IS NULL AND nonce IS NULL"
+    bodies = (
+        "SELECT count(*) FROM coatcheck.quarantine WHERE state = 'discarded' AND ciphertext IS NULL AND nonce IS NULL"
+    )
     assert login_database.value(bodies) == 2
     command("quarantine", "show", number, "--output", "body", code=2)
     assert command("quarantine", "discard", "--all", "--yes").out == "discarded 1 messages\n"
@@ -486,7 +496,7 @@ def dead(sqs: SqsServer, queue: Queue) -> Iterator[Queue]:
         yield new
 
 
-def loaded_but_dead(
+def loaded_but_dead(  # noqa: PLR0917 - fixtures, given by name
     tmp_path: Path, queue: Queue, dead: Queue, database: LoginDatabase, keyring: Path, count: int
 ) -> None:
     """Load messages whose acks never arrive, so that they end in the dead-letter queue."""
@@ -513,7 +523,7 @@ def loaded_but_dead(
     queue.set(VisibilityTimeout=30)
 
 
-def test_a_redriven_message_keeps_its_identity(
+def test_a_redriven_message_keeps_its_identity(  # noqa: PLR0917 - fixtures, given by name
     command: Command, queue: Queue, dead: Queue, login_database: LoginDatabase, keyring: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"

@@ -33,7 +33,7 @@ SECTIONS = (
 @pytest.fixture
 def scene() -> Iterator[Command]:
     """The command with a temporary folder that nobody else uses, and an environment that would lead it astray."""
-    folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))  # noqa: S108 - a socket's name must be short
+    folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
     folder.chmod(0o755)  # under root PostgreSQL runs as another user
     (folder / "home").mkdir()
     (folder / "tmp").mkdir(mode=0o777)

@@ -209,7 +209,7 @@ def no_column(command: Command, database: LoginDatabase) -> None:  # noqa: ARG00
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_what_a_run_needs_to_start(
+def test_what_a_run_needs_to_start(  # noqa: PLR0917 - fixtures, given by name
     command: Command,
     queue: Queue,
     login_database: LoginDatabase,

@@ -81,9 +81,7 @@ def _walk(config: Config, postgres: PostgresServer, samples: Samples) -> None:
     app.keys_init(config, "default")
     _step("coatcheck migrate", "the ledger, the quarantine, and the table user_logins")
     app.migrate(config)
-    _step(
-        "coatcheck send logins.jsonl", f"{len(samples.bodies)} sample logins: repeats, IPv6, and some broken ones"
-    )
+    _step("coatcheck send logins.jsonl", f"{len(samples.bodies)} sample logins: repeats, IPv6, and some broken ones")
     _send(config, samples)
     terminal.out(f"in   {samples.bodies[0]}")
     first = _run(config, len(samples.bodies))

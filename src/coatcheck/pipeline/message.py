@@ -5,9 +5,9 @@ Nothing here shows a payload in its `repr`: a message in a traceback or a log li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -72,9 +72,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     __str__ = __repr__
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Show no more to rich, which would ask msgspec for every field."""
-        yield "message_id", self.message_id
+        return [("message_id", self.message_id)]
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -112,9 +112,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         """Show the message's id only."""
         return f"Row({self.message.message_id})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Show no more to rich."""
-        yield "message_id", self.message.message_id
+        return [("message_id", self.message.message_id)]
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -130,9 +130,9 @@ class Rejected(msgspec.Struct, frozen=True):
         """Show the message's id and the reason only."""
         return f"Rejected({self.message.message_id}, {self.reject.reason})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Show no more to rich."""
-        yield from (("message_id", self.message.message_id), ("reason", self.reject.reason.value))
+        return [("message_id", self.message.message_id), ("reason", self.reject.reason.value)]
 
 
 class Batch(msgspec.Struct):

@@ -84,6 +84,11 @@ def test_the_origin_of_a_plain_message_is_its_id_and_time() -> None:
     assert origin_of(a_message(origin="key:abc")) == "key:abc"
 
 
+def test_an_id_may_hold_what_separates_it_from_its_time() -> None:
+    first = a_message(message_id="a:b:5")
+    assert key_of(a_message(message_id="copy", sent_ms=0, origin=origin_of(first))) == key_of(first)
+
+
 def test_the_senders_key_outranks_id_and_day() -> None:
     one = key_of(a_message(message_id="1", origin="key:abc", sent_ms=0))
     other = key_of(a_message(message_id="2", origin="key:abc", sent_ms=SENT_MS))

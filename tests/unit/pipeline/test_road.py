@@ -70,6 +70,7 @@ def test_what_may_be_null_stays_null(nothing: Any) -> None:
     ("body", "reject"),
     [
         ("oops", Reject(Reason.NOT_JSON)),
+        ("raw \ud800", Reject(Reason.NOT_JSON)),
         ("[]", Reject(Reason.NOT_AN_OBJECT)),
         ("[" * 100_000, Reject(Reason.TOO_DEEP)),
         ('{"foo": "oops_wrong_msg_type", "bar": "123"}', Reject(Reason.MISSING_FIELD, "user_id")),
