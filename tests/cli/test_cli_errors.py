@@ -10,8 +10,9 @@ import pytest
 from tests.support.fix_servers import Alone
 from tests.support.process import Command
 
-ERROR = re.compile(r"coatcheck: error: [^A-Z\s].*[^.\s]")
-HINT = re.compile(r"coatcheck: hint: [^A-Z\s].*[^.\s]|coatcheck: hint: COATCHECK_.*[^.\s]")
+FORM = r"coatcheck: {}: ([^A-Z\s]|COATCHECK_).*[^.\s]"
+"""It begins with a small letter, unless it begins with the name of a variable, and ends without a full stop."""
+
 ARGUMENTS = (
     ("--nonsense", "no such option"),
     ("nonsense", "no such command 'nonsense'"),
@@ -53,7 +54,7 @@ VARIABLES = (
     ("COATCHECK_QUEUE", "unknown environment variable COATCHECK_QUEUE"),
     ("COATCHECK_SOURCE__QEUE", "source.qeue: no such option"),
     ("COATCHECK_SOURCE__WAIT_SECONDS", "source.wait_seconds: "),
-    ("COATCHECK_COLUMNS", "is no JSON"),
+    ("COATCHECK_COLUMNS", "no JSON"),
     ("COATCHECK_CONFIG", "there is no configuration file s3cret"),
 )
 
@@ -68,8 +69,8 @@ def well_formed(command: Alone, *arguments: str, code: int = 2, what: str, **var
     done = command(*arguments, code=code, **variables)
     assert done.out == ""
     error, hint = done.err.splitlines()
-    assert ERROR.fullmatch(error), error
-    assert HINT.fullmatch(hint), hint
+    assert re.fullmatch(FORM.format("error"), error), error
+    assert re.fullmatch(FORM.format("hint"), hint), hint
     assert re.search(what, error), error
     return done.err
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.support.fix_servers import BAD, LoginDatabase, login, logins
-from tests.support.process import Command
+from tests.support.fix_servers import BAD, Alone, LoginDatabase, Queue, login, logins
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 PLACEHOLDERS = {
@@ -57,14 +56,17 @@ def pattern(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-def test_transcript(path: Path, command: Command, bare_database: LoginDatabase) -> None:
-    command.environment["DATABASE_URL"] = bare_database.dsn
-    del command.environment["COATCHECK_KEYS__PATH"]
-    (command.folder / "logins.jsonl").write_text("".join(f"{body}\n" for body in [*logins(2), BAD % 1, login(2)]))
+def test_transcript(path: Path, alone: Alone, queue: Queue, bare_database: LoginDatabase) -> None:
+    alone.environment |= {
+        "AWS_ENDPOINT_URL": queue.endpoint,
+        "DATABASE_URL": bare_database.dsn,
+        "COATCHECK_SOURCE__QUEUE": queue.name,
+    }
+    (alone.folder / "logins.jsonl").write_text("".join(f"{body}\n" for body in [*logins(2), BAD % 1, login(2)]))
     for step in steps(path):
         name, *arguments = shlex.split(step.command)
         assert name == "coatcheck"
-        done = command(*arguments, code=step.code)
+        done = alone(*arguments, code=step.code)
         assert re.fullmatch(pattern(step.out), done.out), f"$ {step.command}\n{done.out}"
         assert re.fullmatch(pattern(step.err), done.err), f"$ {step.command}\n{done.err}"
 

@@ -103,12 +103,12 @@ def login_queue(request: pytest.FixtureRequest) -> Iterator[LoginQueue]:
 
 
 @pytest.fixture
-def exercise(tmp_path: Path, login_queue: LoginQueue, bare_database: LoginDatabase, keyring: Path) -> Iterator[Command]:
-    """The command between the exercise's queue and its table, ready to run."""
+def exercise(
+    tmp_path: Path, login_queue: LoginQueue, login_database: LoginDatabase, keyring: Path
+) -> Iterator[Command]:
+    """The command between the exercise's queue and a table of ours, ready to run."""
     endpoint, _, name = login_queue.url.partition("/000000000000/")
-    bare_database.execute(TABLE)
-    with commanding(tmp_path, Queue(endpoint, name), bare_database, keyring) as command:
-        assert "created table" not in command("migrate").out
+    with commanding(tmp_path, Queue(endpoint, name), login_database, keyring) as command:
         yield command
 
 
@@ -152,6 +152,9 @@ def leaks(database: LoginDatabase, messages: Bodies) -> int:
 def test_the_exercise(
     exercise: Command, login_queue: LoginQueue, bare_database: LoginDatabase, messages: Bodies
 ) -> None:
+    bare_database.execute(TABLE)
+    exercise.environment["DATABASE_URL"] = bare_database.dsn
+    assert "created table" not in exercise("migrate").out
     assert exercise("check", "--json").json() == [
         {
             "component": "queue",
@@ -178,14 +181,14 @@ def test_the_exercise(
 
 
 def test_sent_twice_by_coatcheck(
-    exercise: Command, login_queue: LoginQueue, bare_database: LoginDatabase, messages: Bodies
+    exercise: Command, login_queue: LoginQueue, login_database: LoginDatabase, messages: Bodies
 ) -> None:
     (exercise.folder / "messages").symlink_to(MESSAGES)
     for _ in range(2):
         assert exercise("send", "messages").out == f"sent {len(messages)} messages\n"
         exercise.drain()
-        as_promised(bare_database)
-    assert bare_database.count("coatcheck.ledger") == 100
+        as_promised(login_database)
+    assert login_database.count("coatcheck.ledger") == 100
     assert login_queue.depth() == [0, 0, 0]
 
 
@@ -193,7 +196,7 @@ def test_sent_twice_by_coatcheck(
 def test_sent_twice_by_a_foreign_producer(  # noqa: PLR0917 - fixtures, given by name
     exercise: Command,
     login_queue: LoginQueue,
-    bare_database: LoginDatabase,
+    login_database: LoginDatabase,
     messages: Bodies,
     key: str,
     times: int,
@@ -203,8 +206,8 @@ def test_sent_twice_by_a_foreign_producer(  # noqa: PLR0917 - fixtures, given by
     login_queue.send(messages)
     login_queue.send(messages)
     assert exercise.drain()["acked"] == 200
-    as_promised(bare_database, times)
-    assert leaks(bare_database, messages) == 0
+    as_promised(login_database, times)
+    assert leaks(login_database, messages) == 0
     assert login_queue.depth() == [0, 0, 0]
 
 
@@ -220,22 +223,22 @@ CREATE TRIGGER gate BEFORE INSERT ON user_logins EXECUTE FUNCTION gate()
 
 
 def test_killed_in_between(
-    exercise: Command, login_queue: LoginQueue, bare_database: LoginDatabase, messages: Bodies
+    exercise: Command, login_queue: LoginQueue, login_database: LoginDatabase, messages: Bodies
 ) -> None:
     """Rows are there, a batch is on its way: PostgreSQL commits it when nobody is left to hear of it."""
     login_queue.client.set_queue_attributes(QueueUrl=login_queue.url, Attributes={"VisibilityTimeout": "3"})
     exercise.set(BATCH__MESSAGES=10)
-    bare_database.execute(GATE)
+    login_database.execute(GATE)
     login_queue.send(messages)
-    with bare_database.session() as session:
+    with login_database.session() as session:
         session.execute("SELECT pg_advisory_lock(1)")
         running = exercise.start("run")
-        wait_until(bare_database.waiting, "a batch waits")
-        assert 30 <= bare_database.rows() < 99
+        wait_until(login_database.waiting, "a batch waits")
+        assert 30 <= login_database.rows() < 99
         running.kill()
         session.execute("SELECT pg_advisory_unlock(1)")
-    wait_until(lambda: not bare_database.waiting(), "the batch is committed")
+    wait_until(lambda: not login_database.waiting(), "the batch is committed")
     assert exercise.drain()["duplicates"] > 0
-    as_promised(bare_database)
-    assert bare_database.count("coatcheck.ledger") == 100
+    as_promised(login_database)
+    assert login_database.count("coatcheck.ledger") == 100
     assert login_queue.depth() == [0, 0, 0]

@@ -273,12 +273,12 @@ def own_keyring(keyring: Path, tmp_path: Path) -> Path:
 
 
 class Alone:
-    """The command with nothing to speak to, in this process: it answers in milliseconds. For what ends soon."""
+    """The command in this process: it answers in milliseconds. By itself it has nothing to speak to."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
         self._monkeypatch, self._capsys = monkeypatch, capsys
-        self._environment = environment(folder) | {
+        self.environment = environment(folder) | {
             "DATABASE_URL": "postgresql://127.0.0.1:1/x",
             "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
         }
@@ -287,9 +287,9 @@ class Alone:
         """Run it, and hold its exit code against the expected one."""
         with self._monkeypatch.context() as patch:
             patch.chdir(self.folder)
-            for name in set(os.environ) - set(self._environment):
+            for name in set(os.environ) - set(self.environment):
                 patch.delenv(name)
-            for name, value in (self._environment | variables).items():
+            for name, value in (self.environment | variables).items():
                 patch.setenv(name, value)
             patch.setattr("sys.argv", ["coatcheck", *arguments])
             with pytest.raises(SystemExit) as ended:

@@ -126,15 +126,21 @@ def test_the_search_finds() -> None:
 
 
 @pytest.fixture(scope="module")
-def talkative() -> Iterator[PostgresServer]:
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server that writes everything down, with a database to copy."""
     with PostgresServer(options=TALKATIVE) as server:
+        template = LoginDatabase(server, "exposed")
+        template.create("template1")
+        Command(tmp_path_factory.mktemp("exposed"), {"DATABASE_URL": template.dsn})("migrate")
+        template.execute("ALTER TABLE user_logins ADD CHECK (device_type <> 'refused')")
+        template.close()
         yield server
 
 
 @pytest.fixture
 def exposed(tmp_path: Path, queue: Queue, talkative: PostgresServer, keyring: Path) -> Iterator[Exposed]:
     database = LoginDatabase(talkative, f"exposed_{secrets.token_hex(4)}")
-    database.create("template1")
+    database.create("exposed")
     try:
         with commanding(tmp_path, queue, database, keyring) as command:
             yield Exposed(command, queue, database)
@@ -151,8 +157,6 @@ class Exposed:
         self.server = database.server
         self.birds = Birds()
         self.said: dict[str, str] = {}
-        self.ask("migrate")
-        self.database.execute("ALTER TABLE user_logins ADD CHECK (device_type <> 'refused')")
 
     def ask(self, *arguments: str, code: int = 0) -> None:
         """Run a command to its end."""

@@ -49,8 +49,8 @@ def exactly_once(command: Command, queue: Queue, database: LoginDatabase, messag
 def test_one_process_killed_five_times(
     command: Command, queue: Queue, login_database: LoginDatabase, chance: random.Random
 ) -> None:
-    command.set(SOURCE__MAX_IN_FLIGHT=1000, BATCH__MESSAGES=300)
-    with feeding(queue, logins(MESSAGES), most=1000):
+    command.set(SOURCE__MAX_IN_FLIGHT=400, BATCH__MESSAGES=300)
+    with feeding(queue, logins(MESSAGES), most=400):
         for _ in range(KILLS):
             running = command.start("run")
             more_rows(login_database, chance.randrange(500, 4000))
@@ -65,8 +65,8 @@ def test_one_process_killed_five_times(
 def test_workers_killed_five_times(
     command: Command, queue: Queue, login_database: LoginDatabase, chance: random.Random
 ) -> None:
-    command.set(SOURCE__MAX_IN_FLIGHT=1000, BATCH__MESSAGES=300)
-    with feeding(queue, logins(MESSAGES), most=1000):
+    command.set(SOURCE__MAX_IN_FLIGHT=400, BATCH__MESSAGES=300)
+    with feeding(queue, logins(MESSAGES), most=400):
         supervisor = command.start("run", "--workers", "2")
         for _ in range(KILLS):
             more_rows(login_database, chance.randrange(500, 3000))

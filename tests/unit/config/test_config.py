@@ -386,7 +386,7 @@ def test_a_file_that_is_no_utf8_is_refused() -> None:
 
 BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("source.queue", ["q", "https://sqs.eu-west-1.amazonaws.com/1/q"], [""]),
-    ("source.wait_seconds", [0, 20], [-1, 21, 1.5]),
+    ("source.wait_seconds", [1, 20], [0, 21, 1.5]),
     ("source.receivers", [1, 256], [0, 257]),
     ("source.max_in_flight", [10, 120_000], [9, 120_001]),
     ("source.max_in_flight_bytes", [2**20, 2**40], [2**20 - 1]),
