@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import psycopg
 import pytest
@@ -135,6 +136,63 @@ def test_live_slots_are_not_locked(database: Database) -> None:
         writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 4")
         assert prune(database) == 1
     assert slots(database) == [4]
+
+
+def test_a_worker_prunes_when_it_starts_and_in_a_day_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = postgres_sink(database)
+
+    async def work() -> None:
+        remember(database, 7, OLD)
+        await sink.open()
+        assert slots(database) == []
+        remember(database, 8, OLD)
+        await sink.write(batch(rows(1)))
+        assert slots(database) == [1, 8]
+        monkeypatch.setattr(sink, "_prune_at", 0.0)
+        await sink.write(batch(rows(2)))
+        assert slots(database) == [1, 2]
+        remember(database, 9, OLD)
+        await sink.write(batch(rows(3)))
+        assert slots(database) == [1, 2, 3, 9]
+
+    asyncio.run(using(sink, work()))
+
+
+def test_a_worker_that_may_not_prune_works_all_the_same(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "coatcheck")
+    remember(database, 7, OLD)
+    sink = postgres_sink(
+        database.role(
+            *("USAGE ON SCHEMA coatcheck", "INSERT, SELECT ON coatcheck.ledger", "INSERT ON coatcheck.batch"),
+            *("INSERT ON coatcheck.quarantine", "INSERT ON coatcheck.data_key", "INSERT ON events"),
+        )
+    )
+
+    async def work() -> None:
+        await sink.open()
+        monkeypatch.setattr(sink, "_prune_at", 0.0)
+        assert await sink.write(batch(rows(1))) == Outcome(loaded=1)
+
+    asyncio.run(using(sink, work()))
+    assert slots(database) == [1, 7]
+    assert caplog.records == []
+
+
+def test_pruning_that_fails_keeps_nobody_waiting(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "coatcheck")
+    database.execute("DROP FUNCTION coatcheck.prune")
+    sink = postgres_sink(database)
+
+    async def work() -> None:
+        await sink.open()
+        assert await sink.write(batch(rows(1))) == Outcome(loaded=1)
+
+    asyncio.run(using(sink, work()))
+    assert [(record.message, record.__dict__["sqlstate"]) for record in caplog.records] == [
+        ("the ledger was not pruned", "42883")
+    ]
 
 
 def test_it_waits_for_nobody(database: Database) -> None:

