@@ -125,7 +125,7 @@ def sized(entry: dict[str, Any]) -> int:
     return len(entry["MessageBody"].encode()) + extra
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.sampled_from(["a", "b" * 1000, "c" * 104_000, "d" * 105_000, "ä" * 200_000, "e" * MOST]), max_size=40),
     st.booleans(),

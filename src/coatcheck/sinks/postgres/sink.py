@@ -177,7 +177,9 @@ class PostgresSink:
         """Have the ledger forget what it may, now and in a day again; that it may not now keeps nobody waiting."""
         self._prune_at = time.monotonic() + _PRUNE_EVERY_S
         try:
-            await self._attempt(query("prune").encode(), {})
+            allowed, *_ = await self._attempt(query("may_prune").encode(), {})
+            if allowed:
+                await self._attempt(query("prune").encode(), {})
         except psycopg.Error as error:
             _log.info("the ledger was not pruned", extra={"sqlstate": sqlstate_of(error)})
 

@@ -1,6 +1,6 @@
--- What the road does and this user may not: (verb, object) pairs that are missing, all at once. The catalogue is asked by
--- name: who lacks USAGE on a schema may not even turn a name in it into a regclass.
--- Without a schema the search_path decides.
+-- What the road does and this user may not: (verb, object) pairs that are missing, all at once. The catalogue is asked
+-- by name: who lacks USAGE on a schema may not even turn a name in it into a regclass. Without a schema the search_path
+-- decides.
 WITH needed (verb, schema, name) AS (
     VALUES ('INSERT', coalesce(%(schema)s, (SELECT nspname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
                                             WHERE pg_class.oid = to_regclass(quote_ident(%(name)s)))), %(name)s),

@@ -1,5 +1,5 @@
--- The columns of a table as PostgreSQL writes their types; no row for a table that does not exist. Looked up by name, as
--- in privileges.sql; without a schema the search_path decides.
+-- The columns of a table as PostgreSQL writes their types; no row for a table that does not exist. Looked up by name,
+-- as in privileges.sql; without a schema the search_path decides.
 SELECT attname, format_type(atttypid, atttypmod), attnotnull AND NOT atthasdef AND attidentity = '' AND attgenerated = ''
 FROM pg_attribute
 WHERE attnum > 0 AND NOT attisdropped
