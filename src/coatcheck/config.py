@@ -10,7 +10,7 @@ import os
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -243,8 +243,6 @@ class Config(BaseSettings):
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
-
-    _file: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def settings_customise_sources(

@@ -196,8 +196,10 @@ class Runner:
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
-        await self._source.close()
-        await self._sink.close()
+        try:
+            await self._source.close()
+        finally:
+            await self._sink.close()
 
 
 class _Quiet:

@@ -31,6 +31,7 @@ _NAMED = 5
 _CONTROL_S = 30.0
 _EMPTY_POLLS, _EMPTY_POLL_S = 2, 1
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
+_AGAIN = "mend it and send the file again: what has arrived is not loaded twice"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -102,9 +103,9 @@ def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, An
         if not body.strip():
             continue
         if len(body.encode("utf-8", "surrogatepass")) > MAX_BYTES - 256:
-            raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint="nothing of it was sent")
+            raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint=_AGAIN)
         if _SURROGATE.search(body):
-            raise ConfigError(f"line {number} is no UTF-8 text (a lone surrogate)", hint="nothing of it was sent")
+            raise ConfigError(f"line {number} is no UTF-8 text (a lone surrogate)", hint=_AGAIN)
         entry: dict[str, Any] = {"MessageBody": body}
         if not as_new:
             origin = origin_for_body(body, 0)
