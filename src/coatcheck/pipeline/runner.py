@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row
@@ -19,6 +21,7 @@ from coatcheck.pipeline.road import Road
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 0.25
+_FAILED_S = 5.0
 _QUIET_LOOKS = 2  # the queue's counts are approximate; once is chance
 _MARGIN_S = 25.0  # a dead holder's long polls may go on taking messages for 20 s
 
@@ -66,8 +69,8 @@ class Runner:
         started = time.monotonic()
         try:
             await self._sink.open()
-            await self._source.start()
-            await self._take_in(drain=drain)
+            if await self._unless_stopped(self._source.start()):
+                await self._take_in(drain=drain)
             await self._source.quiesce()
             await self._finish()
         finally:
@@ -79,17 +82,25 @@ class Runner:
 
     async def _take_in(self, *, drain: bool) -> None:
         """Take messages in until the run is over; a stop also ends the wait for a free writer."""
-        intake = asyncio.create_task(self._until_stopped(drain=drain))
+        try:
+            await self._unless_stopped(self._until_stopped(drain=drain))
+        except Exception as error:  # noqa: BLE001 - raised at the end of the run
+            self._failure = self._failure or error
+            self._reset()  # the open batch is dropped; its messages go back with the source's close
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do `work` and return True, or cancel it and return False when `stop` comes first. Raises what it raises."""
+        doing = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({intake, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:  # a cancelled run, too, must not leave its intake behind: it would go on from a closed source
-            intake.cancel()
+            await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # a cancelled run, too, must not leave its work behind: it would go on from a closed source
+            doing.cancel()
             stopped.cancel()
-            (error, _) = await asyncio.gather(intake, stopped, return_exceptions=True)
-        if isinstance(error, Exception):  # the open batch is dropped; its messages go back with the source's close
-            self._failure = self._failure or error
-            self._reset()
+            (error, _) = await asyncio.gather(doing, stopped, return_exceptions=True)
+        if isinstance(error, Exception):
+            raise error
+        return error is None
 
     async def _until_stopped(self, *, drain: bool) -> None:
         quiet = _Quiet(self._source.visibility_s + _MARGIN_S)
@@ -178,7 +189,9 @@ class Runner:
     async def _finish(self) -> None:
         """Take what the queue had already handed over, and wait for the writers, within the deadline."""
         try:
-            async with asyncio.timeout(self._limits.drain_s):
+            # after a failure the acks may be what fails: without them the messages come again, and are known
+            patience = self._limits.drain_s if self._failure is None else min(self._limits.drain_s, _FAILED_S)
+            async with asyncio.timeout(patience):
                 while self._failure is None and (messages := await self._source.receive(0.0)):
                     self._take(messages)
                     if self._due():
