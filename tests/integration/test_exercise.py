@@ -227,7 +227,7 @@ def test_killed_in_between(
 ) -> None:
     """Rows are there, a batch is on its way: PostgreSQL commits it when nobody is left to hear of it."""
     login_queue.client.set_queue_attributes(QueueUrl=login_queue.url, Attributes={"VisibilityTimeout": "3"})
-    exercise.set(BATCH__MESSAGES=10)
+    exercise.set(BATCH__MESSAGES=10, SOURCE__MAX_IN_FLIGHT=20, SOURCE__WAIT_SECONDS=1)
     login_database.execute(GATE)
     login_queue.send(messages)
     with login_database.session() as session:

@@ -94,7 +94,7 @@ def test_postgresql_hangs(
 def test_the_connections_to_sqs_are_cut(
     command: Command, queue: Queue, login_database: LoginDatabase, sqs_proxy: TcpProxy
 ) -> None:
-    queue.set(VisibilityTimeout=8)  # SQS hides what it hands to a connection that is cut
+    queue.set(VisibilityTimeout=5)  # SQS hides what it hands to a connection that is cut
     with loading(command, queue, login_database):
         seen = sqs_proxy.connections
         sqs_proxy.refusing = True
