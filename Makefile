@@ -26,7 +26,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack  ## the whole test-suite, and most of it again on the newest Python there is
+test: setup setup-localstack  ## the whole test-suite, and units and contracts again on the newest Python
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 	@$(BIN)/python -m tests.support.newest_python
 
