@@ -218,6 +218,28 @@ def test_patience_has_an_end_if_one_is_set(trouble: Answer) -> None:
     run(work())
 
 
+def test_acks_that_fail_and_hold_all_the_room_have_an_end_too() -> None:
+    """No receive is under way any more that could notice that SQS is gone."""
+
+    async def work() -> None:
+        clock = Clock()
+        async with scripted(give_up_s=60.0, clock=clock, max_in_flight=10) as (server, source):
+            server.put(*numbered(20))
+            await source.start()
+            messages = await take(source, 10)
+            await until(lambda: not source._receivers, "no room for more")
+            server.always("DeleteMessageBatch", Answer(b"", 503))
+            ack = asyncio.create_task(source.ack(messages))
+            await until(lambda: len(server.of("DeleteMessageBatch")) >= 3, "a few tries")
+            assert not ack.done()
+            clock.now += 61.0
+            with pytest.raises(UnreachableError) as caught:
+                await ack
+            assert "60 s" in caught.value.message
+
+    run(work())
+
+
 def test_without_a_limit_it_is_tried_for_ever() -> None:
     async def work() -> None:
         clock = Clock()

@@ -170,6 +170,7 @@ def test_no_database_at_the_start(command: Command) -> None:
 
 
 def test_no_sqs_at_the_start(command: Command) -> None:
+    command.set(RUN__GIVE_UP_SECONDS=2)
     done = command("run", "--drain", code=3, AWS_ENDPOINT_URL="http://127.0.0.1:1")
     said(done, "SQS GetQueueUrl failed: .*", "are the endpoint, .* right, and is the service up[?]")
 

@@ -16,13 +16,13 @@ from contextlib import suppress
 
 import msgspec
 
-from coatcheck.errors import UnreachableError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
 from coatcheck.pipeline.message import Depth, Message
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
 from coatcheck.sources.sqs_demand import Budget, Demand
 from coatcheck.sources.sqs_entries import change_visibility, delete
 from coatcheck.sources.sqs_leases import BATCH, Leases, tens
+from coatcheck.sources.sqs_outage import Outage
 
 _log = logging.getLogger(__name__)
 _TAKE_MOST = 500
@@ -39,7 +39,7 @@ _IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes 
 class SqsSource:
     """One queue. `wait_s` is the long poll; at most `receivers` receives are under way.
 
-    `give_up_s` bounds how long SQS may stay away (0: for ever) before `receive` raises UnreachableError.
+    `give_up_s` bounds how long SQS may stay away (0: for ever) before `receive` and `ack` raise UnreachableError.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class SqsSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._queue, self._wait_s = client, queue, wait_s
-        self._give_up_s, self._clock = give_up_s, clock
+        self._clock = clock
+        self._outage = Outage(give_up_s, clock)
         self._demand = Demand(receivers)
         self._budget = Budget(messages=max_in_flight, size=max_in_flight_bytes)
         self._requests = asyncio.Semaphore(receivers)
@@ -69,7 +70,6 @@ class SqsSource:
         self._url = ""
         self._poll = b""
         self._looked_at = 0.0
-        self._away_since: float | None = None
         self.last_receive = clock()
 
     @property
@@ -213,7 +213,8 @@ class SqsSource:
         )
         arrived, now_ms = self._clock(), int(time.time() * 1000)
         messages = [_message(wire, now_ms) for wire in decode_receive(response) if _intact(wire)]
-        self.last_receive, self._away_since = arrived, None
+        self.last_receive = arrived
+        self._outage.over()
         if messages:
             # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
             self.leases.hold([message.receipt for message in messages], max(asked_at, arrived - 1.0))
@@ -230,16 +231,7 @@ class SqsSource:
 
     async def _back_off(self, error: SqsError, backoff: Backoff) -> None:
         self._demand.observe(0)
-        if not error.retryable:
-            raise error
-        now = self._clock()
-        if self._away_since is None:
-            self._away_since = now
-        if self._give_up_s and now - self._away_since > self._give_up_s:
-            raise UnreachableError(
-                f"SQS has not answered for {self._give_up_s:g} s (last: {error.code})",
-                hint="nothing is lost: unacked messages come back; is the endpoint right and up?",
-            )
+        self._outage.note(error)
         _log.warning("SQS does not answer for now", extra={"code": error.code})
         await backoff.wait()
 
@@ -262,7 +254,8 @@ class SqsSource:
     async def _ack(self, receipts: list[str]) -> int:
         """Delete up to ten receipts, retrying what fails for now; return how many are given up.
 
-        The keeper goes on extending what is being retried; what loses its lease is given up, and comes again.
+        The keeper goes on extending what is being retried; what loses its lease is given up, and comes again. Raises
+        UnreachableError: acks that fail hold all the room, so perhaps no receive is left to notice an outage.
         """
         given_up, backoff = 0, Backoff()
         while True:
@@ -271,9 +264,9 @@ class SqsSource:
             try:
                 async with self._requests:
                     gone, again = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)
+                self._outage.over()
             except SqsError as error:
-                if not error.retryable:
-                    raise
+                self._outage.note(error)
             retry = set(again)
             self.leases.drop(receipt for receipt in receipts if receipt not in retry)
             receipts = [receipt for receipt in again if receipt in self.leases]

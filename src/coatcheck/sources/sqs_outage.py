@@ -1,0 +1,33 @@
+"""How long SQS has been away, as receives and acks find it, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coatcheck.errors import UnreachableError
+from coatcheck.sources.sqs_client import SqsError
+
+
+class Outage:
+    """The time since the first failure that no success has followed. `give_up_s` bounds it (0: for ever)."""
+
+    def __init__(self, give_up_s: float, clock: Callable[[], float]) -> None:
+        self._give_up_s, self._clock = give_up_s, clock
+        self._since: float | None = None
+
+    def over(self) -> None:
+        """Take note of an answer."""
+        self._since = None
+
+    def note(self, error: SqsError) -> None:
+        """Take note of a failure. Raises it if no retry mends it, and UnreachableError when patience has an end."""
+        if not error.retryable:
+            raise error
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        if self._give_up_s and now - self._since > self._give_up_s:
+            raise UnreachableError(
+                f"SQS has not answered for {self._give_up_s:g} s (last: {error.code})",
+                hint="nothing is lost: unacked messages come back; is the endpoint right and up?",
+            )
