@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs bench lock setup-localstack clean
+.PHONY: help setup demo test check lint types docs bench lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack  ## the whole test-suite, and units and contracts again on the newest Python
+test: setup setup-localstack setup-debian  ## the whole test-suite, and units and contracts again on the newest Python
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 	@$(BIN)/python -m tests.support.newest_python
 
@@ -49,6 +49,9 @@ lock: setup  ## resolve the lock file anew
 
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true
+
+setup-debian: setup  ## Debian packages that some tests use: pgbouncer (skipped with a word without root or apt)
+	@$(BIN)/python -m tests.support.debian_packages || true
 
 clean:  ## remove what setup made
 	@rm -rf $(VENV) .venvs .venv-localstack .mypy_cache .ruff_cache .hypothesis
