@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from coatcheck.errors import ConfigError
 
 KEY_BYTES = 32
-"""Length of every key here: roots, derived keys and data keys."""
+"""Length of roots, data keys and, where no other is asked for, derived keys."""
 
 _NAMES = {
     "domain": (re.compile(r"[a-z0-9]{1,16}"), "1 to 16 of a-z 0-9"),
@@ -34,13 +34,13 @@ def lp(*parts: str | bytes) -> bytes:
     return out
 
 
-def expand(root: bytes, *info: str | bytes) -> bytes:
-    """Return a 32-byte key from `root` for the purpose `info`: HKDF-Expand with SHA-256 (RFC 5869, 2.3).
+def expand(root: bytes, *info: str | bytes, length: int = KEY_BYTES) -> bytes:
+    """Return a key of `length` bytes from `root` for the purpose `info`: HKDF-Expand, SHA-256 (RFC 5869, 2.3).
 
     The extract step is left out, as its section 3.3 allows: a root is 32 bytes from the system's random
-    source.
+    source. A shorter key is the beginning of a longer one: each purpose has one length.
     """
-    return HKDFExpand(_SHA256, KEY_BYTES, lp(*info)).derive(root)
+    return HKDFExpand(_SHA256, length, lp(*info)).derive(root)
 
 
 def check_name(kind: str, name: str) -> str:

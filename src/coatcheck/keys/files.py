@@ -1,15 +1,17 @@
-"""Key files: written once and durably, read only if nobody else could have read or changed them."""
+"""Key files: written durably and whole, read only if nobody else could have read or changed them."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shlex
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from coatcheck.errors import ConfigError
+from coatcheck.errors import ConfigError, RefusedError
 
 SECRET = 0o600
 """Mode of a secret file."""
@@ -17,8 +19,13 @@ SECRET = 0o600
 PUBLIC = 0o644
 """Mode of a file that others may read, but not change."""
 
+LOCK = ".lock"
+"""Name of the empty file that is locked while a keyring changes; it stays, as removing it would race."""
+
 _FOLDER = 0o700
+_BEGUN = ".coatcheck-new"  # behind the name of a file that is being written
 _SIZE_LIMIT = 64 * 1024  # a key file has hundreds of bytes; anything else is the wrong file
+_LOCKED_ERRORS = {errno.EWOULDBLOCK, errno.EACCES}  # flock's own; EACCES where it is made of fcntl locks
 _LINK_ERRORS = {errno.ELOOP, errno.EMLINK}  # Linux and macOS, BSD
 
 
@@ -121,3 +128,81 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def change(folder: Path) -> Iterator[None]:
+    """Keep every other process from changing the keyring `folder` meanwhile.
+
+    Sweeps up what one that was killed left half-written. Raises RefusedError: another process changes it;
+    ConfigError: it cannot be changed by this user.
+    """
+    fd = _lock(folder)
+    try:
+        for begun in folder.glob(f".*{_BEGUN}"):
+            remove_key_file(begun)
+        yield
+    finally:
+        os.close(fd)  # frees the lock
+
+
+def _lock(folder: Path) -> int:
+    fd = -1
+    try:
+        # A file and not the folder: NFS locks only what is open for writing.
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, SECRET)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except OSError as error:
+        code = error.errno
+    if fd >= 0:
+        os.close(fd)
+    if code in _LOCKED_ERRORS:
+        raise RefusedError(
+            f"the keyring {folder} is being changed by another process", hint="wait for it, then look at the keyring"
+        )
+    raise _change_failed(folder, code)
+
+
+def replace_key_file(path: Path, mode: int, data: bytes) -> None:
+    """Put `data` in the place of a key file, or make it: whoever reads or crashes meets the old or the new one whole.
+
+    It is on the disk on return. Only within `change`. Raises ConfigError; the old file may then be replaced already.
+    """
+    begun = path.with_name(f".{path.name}{_BEGUN}")
+    written: list[Path] = []
+    try:
+        _write_new(begun, mode, data, written)
+        begun.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        for left in written:
+            with suppress(OSError):
+                left.unlink()
+        raise _change_failed(path.parent, error.errno) from None
+
+
+def remove_key_file(path: Path) -> None:
+    """Delete a key file for good. Only within `change`. Raises ConfigError."""
+    try:
+        path.unlink()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _change_failed(path.parent, error.errno) from None
+
+
+def list_key_files(folder: Path) -> list[str]:
+    """Return the sorted names of what is in the folder. Raises ConfigError."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown error")
+    raise ConfigError(f"the keyring {folder} cannot be read ({code})", hint="run as the files' owner")
+
+
+def _change_failed(folder: Path, code: int | None) -> ConfigError:
+    name = errno.errorcode.get(code or 0, "unknown error")
+    return ConfigError(
+        f"the keyring {folder} cannot be changed ({name})",
+        hint="run as the files' owner, look at it with `coatcheck keys list`, and try again",
+    )

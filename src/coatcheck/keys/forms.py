@@ -12,12 +12,17 @@ import socket
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from unicodedata import combining, normalize
 
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.message import Reason
 
-_MAPPED = bytes(10) + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with as 16 bytes (RFC 4291, 2.5.5.2)."""
+
+_IP_BYTES = 16
+_HOST_V4, _HOST_V6 = bytes(1), bytes(10)  # the bits beside /24 (of 32) and /48 (of 128)
 _IPV4, _IPV6 = socket.AF_INET, socket.AF_INET6
 _to_bytes, _to_text = socket.inet_pton, socket.inet_ntop
 _OCTET = r"(?:0|[1-9][0-9]{0,2})"
@@ -75,7 +80,7 @@ def _ipv4(text: str) -> bytes:
     # Asked only where there may be one: writing the address out costs twice what reading it does.
     if (text[0] == "0" or ".0" in text) and _to_text(_IPV4, packed) != text:
         return b""
-    return _MAPPED + packed
+    return MAPPED + packed
 
 
 def _ipv6(text: str) -> bytes:
@@ -85,6 +90,30 @@ def _ipv6(text: str) -> bytes:
         return _to_bytes(_IPV6, text)
     except OSError:
         return b""
+
+
+def subnet_v1(value: object) -> bytes:
+    """Return the network of an address as 16 bytes, host bits zero: the /24 of an IPv4, the /48 of an IPv6.
+
+    Takes and refuses what `ip_v1` does. No network of one family equals one of the other: an IPv4's has
+    the ff ff of ::ffff:0:0/96 in bytes 10 and 11, where an IPv6's has zeros.
+    """
+    packed = ip_v1(value)
+    if packed.startswith(MAPPED):
+        return packed[:15] + _HOST_V4
+    return packed[:6] + _HOST_V6
+
+
+def ip_text(packed: bytes) -> str:
+    """Return the one spelling of 16 bytes: dotted for a mapped IPv4 address, else as RFC 5952 says.
+
+    Raises FormError: not_an_ip (not 16 bytes).
+    """
+    if len(packed) != _IP_BYTES:
+        raise FormError(Reason.NOT_AN_IP)
+    if packed.startswith(MAPPED):
+        return _to_text(_IPV4, packed[12:])
+    return str(IPv6Address(packed))  # not inet_ntop: C libraries differ over ::a.b.c.d
 
 
 def text_v1(value: object, *, casefold: bool = False, strip_chars: str = "") -> bytes:
@@ -155,9 +184,10 @@ def form_id(kind: str, *, casefold: bool = False, strip_chars: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One canonical form: `kind` "ip" or "text"; the options are for text only. Equal forms have equal ids.
+    """One canonical form: `kind` "ip", "subnet" or "text"; the options are for text only.
 
-    `strip_chars` are ASCII punctuation or the space; other characters are refused. Raises ConfigError.
+    Equal forms have equal ids. `strip_chars` are ASCII punctuation or the space; other characters are
+    refused. Raises ConfigError.
     """
 
     kind: str = "text"
@@ -165,10 +195,12 @@ class Form:
     strip_chars: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in {"ip", "text"}:
-            raise ConfigError(f'"{self.kind}" is no canonical form', hint='the forms are "ip" and "text"')
-        if self.kind == "ip" and (self.casefold or self.strip_chars):
-            raise ConfigError('the form "ip" takes no options', hint='leave casefold and strip_chars to "text"')
+        if self.kind not in {"ip", "subnet", "text"}:
+            raise ConfigError(f'"{self.kind}" is no canonical form', hint='the forms are "ip", "subnet" and "text"')
+        if self.kind != "text" and (self.casefold or self.strip_chars):
+            raise ConfigError(
+                f'the form "{self.kind}" takes no options', hint='leave casefold and strip_chars to "text"'
+            )
         if not _STRIPPABLE.issuperset(self.strip_chars):
             raise ConfigError(
                 "strip_chars takes ASCII punctuation and the space only",
@@ -189,6 +221,41 @@ class Form:
         """Return `canonical` without the choice of form in it, for hot loops."""
         if self.kind == "ip":
             return ip_v1
+        if self.kind == "subnet":
+            return subnet_v1
         if not self.casefold and not self.strip_chars:
             return text_v1
         return lambda value: text_v1(value, casefold=self.casefold, strip_chars=self.strip_chars)
+
+    def text(self, canonical: bytes) -> str:
+        """Return canonical bytes as text: "192.0.2.1", "192.0.2.0/24", "2001:db8:1::/48" or the text itself.
+
+        Raises FormError: not_an_ip (not the 16 bytes of an address or a network), invalid_text (no UTF-8).
+        """
+        if self.kind == "text":
+            return _decoded(canonical)
+        if self.kind == "ip":
+            return ip_text(canonical)
+        address = ip_text(canonical)
+        if subnet_v1(address) != canonical:
+            raise FormError(Reason.NOT_AN_IP)
+        return f"{address}/{24 if canonical.startswith(MAPPED) else 48}"
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        pass  # its .object is the value
+    raise FormError(Reason.INVALID_TEXT)
+
+
+def parse_form(form_id: str) -> Form:
+    """Return the form of a frozen id. Raises ConfigError: no form of this version has it."""
+    kind, slash, options = form_id.partition("/v1")
+    fold = options.startswith("+casefold")
+    _, _, strip_chars = options.partition("+strip=")
+    form = Form(kind, casefold=fold, strip_chars=strip_chars) if slash and kind in {"ip", "subnet", "text"} else None
+    if form is None or form.form_id != form_id:
+        raise ConfigError(f'"{form_id}" is no canonical form of this version', hint="upgrade coatcheck")
+    return form

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import textwrap
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -37,6 +38,7 @@ _INTEGER, _OCTETS, _OID, _SEQUENCE = 0x02, 0x04, 0x06, 0x30
 _LONG = 0x80  # X.690 8.1.3: lengths from here on have a byte of their own
 _PBES2 = bytes.fromhex("2a864886f70d01050d")  # 1.2.840.113549.1.5.13
 _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
+_HEAD = re.compile(rb"(?=-----BEGIN )")
 _AES256_CBC = bytes.fromhex("60864801650304012a")  # 2.16.840.1.101.3.4.1.42
 
 
@@ -61,9 +63,14 @@ def read_private(pem: bytes, passphrase: str | None, *, name: str) -> X25519Priv
     if encrypted:
         raise ConfigError(
             f"{name} does not open: the passphrase is another, or the file is damaged",
-            hint="check COATCHECK_KEYS__PASSPHRASE, or bring the file back from a backup",
+            hint="check COATCHECK_KEYS__PASSPHRASE, or bring it back from a backup",
         )
-    raise ConfigError(f"{name} is damaged or holds no X25519 key", hint="bring the file back from a backup")
+    raise ConfigError(f"{name} is damaged or holds no X25519 key", hint="bring it back from a backup")
+
+
+def split_pem(text: bytes) -> list[bytes]:
+    """Return `text` in parts of one PEM block each, whole or not; all of it if there is none."""
+    return _HEAD.split(text)[1:] or [text]
 
 
 def _password(passphrase: str) -> bytes:

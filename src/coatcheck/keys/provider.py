@@ -32,8 +32,15 @@ class LoaderKeys(Protocol):
     def kid(self) -> str:
         """The id of the token key in use."""
 
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """All token keys that tokens are computed under: the one in use first, then one that retires."""
+
     def token_root(self, kid: str | None = None) -> bytes:
         """Return the 32-byte root of key `kid` (default: the one in use). Raises ConfigError: no such key."""
+
+    def ledger_root(self) -> bytes:
+        """Return the 32-byte root of the ledger's keyed hashes, which no rotation changes."""
 
     def new_data_key(self) -> tuple[bytes, bytes, DataKey]:
         """Draw a data key: its id (16 bytes), the key (32), the half to store. Raises UnreachableError."""

@@ -2,21 +2,29 @@
 
 The Sealer forgets a data key when its life ends and keeps the wrapped half only; opening takes the
 provider's other half. Not for several threads: one Sealer per event loop. A fork draws its own data key.
+
+A provider whose `remote` is true takes a request for each data key. `ready` has it drawn in a thread, ahead of need,
+so that the event loop does not wait, and while the provider is away the data key in use goes on to its limit.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import random
 import struct
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from coatcheck.errors import CoatcheckError, UnreachableError
 from coatcheck.keys.derive import lp
 from coatcheck.keys.provider import LoaderKeys, OpenerKeys, OpenError
 from coatcheck.pipeline.message import DataKey, Sealed
@@ -31,7 +39,16 @@ _NONCE_BYTES = 12
 _NONCES = 1024  # one os.urandom for so many; one each costs as much as the encryption
 _DATA_KEYS_KEPT = 4096  # nearly a day's worth at 50,000 seals a second; a batch asks within seconds
 _KEYS_CACHED = 32
+_AHEAD = 5  # the next data key is drawn when less than a fifth of a life is left
+_RESERVE_S = 5.0  # what must be left of a life when `ready` returns, or a hundredth of it: sealing takes time, too
+_PAUSE_S, _PAUSE_MOST_S = 0.5, 30.0  # between draws that fail; the second also after one that is refused
+_WARN_EVERY_S = 60.0
 _LENGTH = struct.Struct(">I")
+
+_GOES_ON = "no new data key for now; the one in use goes on to its limit"
+_WAITS = "no new data key for now; nothing is sealed until there is one"
+
+_log = logging.getLogger(__name__)
 _FILL = tuple(bytes(size) for size in range(STEP))
 
 
@@ -57,16 +74,26 @@ def _nonces() -> Iterator[bytes]:
             yield pool[start : start + _NONCE_BYTES]
 
 
+class _Ready(NamedTuple):
+    """A data key ready to seal: its id, how to encrypt under it, and when its life ends."""
+
+    dek_id: bytes
+    encrypt: Callable[[bytes, bytes, bytes | None], bytes]
+    until: float
+
+
 class Sealer:
     """Seals values that this process cannot open once their data key is retired. Implements ports.BodySealer.
 
-    A data key is retired after `max_age` seconds of `clock` or `max_values` seals, whichever is first; the
-    bound of SP 800-38D for random nonces, 2^32 values, stays far away.
+    A data key is retired `max_age` seconds of `clock` after it was drawn, or after `max_values` seals, whichever is
+    first; the bound of SP 800-38D for random nonces, 2^32 values, stays far away. `give_up_s` is how long `ready` waits
+    for a provider that is away, in seconds (0: for ever).
     """
 
     __slots__ = (
-        "__weakref__", "_aad", "_clock", "_data_keys", "_dek_id", "_encrypt", "_keys", "_left", "_max_age",
-        "_max_values", "_nonces", "_until",
+        "__weakref__", "_aad", "_clock", "_data_keys", "_dek_id", "_drawing", "_encrypt", "_give_up_s", "_keys",
+        "_left", "_max_age", "_max_values", "_next", "_nonces", "_not_before", "_remote", "_trouble", "_until",
+        "_warned",
     )  # fmt: skip
 
     def __init__(
@@ -76,13 +103,18 @@ class Sealer:
         clock: Callable[[], float] = time.monotonic,
         max_age: float = 3600.0,
         max_values: int = 2**20,
+        give_up_s: float = 0.0,
     ) -> None:
         self._keys = keys
+        self._remote = bool(getattr(keys, "remote", False))
         self._clock = clock
         self._max_age = max_age
         self._max_values = max_values
+        self._give_up_s = give_up_s
         self._data_keys: OrderedDict[bytes, DataKey] = OrderedDict()
-        self.retire()
+        self._not_before = self._warned = float("-inf")
+        self._trouble = ""
+        self.forked()
         _SEALERS.add(self)
 
     def __repr__(self) -> str:
@@ -93,7 +125,8 @@ class Sealer:
         """Seal `plaintext`, bound to tenant, data key and `context`: it opens with the same context only.
 
         The ciphertext has 16 bytes more (the tag) than the padded plaintext. Raises what the provider
-        raises when a new data key is due and cannot be had.
+        raises when a new data key is due and cannot be had; with a remote one, which it would wait for, `ready` comes
+        first.
         """
         if self._left <= 0 or self._clock() >= self._until:
             self._draw()
@@ -106,8 +139,37 @@ class Sealer:
         """Return the stored half of a data key drawn here (the last 4,096 are known). Raises KeyError."""
         return self._data_keys[dek_id]
 
+    async def ready(self, values: int) -> None:
+        """Make sure that the data key in use takes `values` more seals (as many as it takes at all, if that is less).
+
+        The seals must follow before the caller awaits anything else. When the life of the data key is nearly over, a
+        remote provider is asked for the next one in the background; when it is over, this waits for it, and while the
+        provider is away tries again and again. Raises UnreachableError: it was away for `give_up_s`; ConfigError: the
+        provider refuses (keys denied or disabled).
+        """
+        values = min(values, self._max_values)
+        while values > 0 and not self._takes(values):
+            if self._remote and not self._has_next():
+                await self._drawn()
+            else:
+                self._draw()
+        if self._remote and values > 0 and self._ends_soon() and self._clock() >= self._not_before:
+            self._draw_ahead()
+
     def retire(self) -> None:
-        """Forget the data key in use; the next seal draws another."""
+        """Forget the data key in use and the next one; the next seal draws another."""
+        self._next: _Ready | None = None
+        self._forget()
+
+    def forked(self) -> None:
+        """Retire what a child process inherits: its nonces would come from the same pool as its parent's.
+
+        Also how a Sealer begins: with nothing.
+        """
+        self._drawing: asyncio.Task[CoatcheckError | None] | None = None  # the thread at it is the parent's
+        self.retire()
+
+    def _forget(self) -> None:
         self._left = 0
         self._until = 0.0
         self._dek_id = self._aad = b""
@@ -115,16 +177,85 @@ class Sealer:
         self._nonces = _nonces()
 
     def _draw(self) -> None:
-        self.retire()  # first: if the provider fails, the old key must not stay in use
-        dek_id, key, data_key = self._keys.new_data_key()
+        self._forget()  # first: if the provider fails, the old key must not stay in use
+        ready, self._next = self._next, None
+        if ready is None or self._clock() >= ready.until:
+            now = self._clock()
+            ready = self._keep(self._keys.new_data_key(), now)
+        self._dek_id, self._encrypt, self._until = ready
+        self._aad = _associated(self._keys.tenant, ready.dek_id)
+        self._left = self._max_values
+
+    def _keep(self, drawn: tuple[bytes, bytes, DataKey], now: float) -> _Ready:
+        """Note the stored half of a data key; its life begins before it is there, at `now`."""
+        dek_id, key, data_key = drawn
         self._data_keys[dek_id] = data_key
         if len(self._data_keys) > _DATA_KEYS_KEPT:
             self._data_keys.popitem(last=False)
-        self._dek_id = dek_id
-        self._aad = _associated(self._keys.tenant, dek_id)
-        self._encrypt = AESGCM(key).encrypt
-        self._left = self._max_values
-        self._until = self._clock() + self._max_age
+        return _Ready(dek_id, AESGCM(key).encrypt, now + self._max_age)
+
+    def _takes(self, values: int) -> bool:
+        return self._left >= values and self._clock() < self._until - self._reserve
+
+    def _has_next(self) -> bool:
+        return self._next is not None and self._clock() < self._next.until - self._reserve
+
+    def _ends_soon(self) -> bool:
+        if self._has_next():
+            return False
+        return self._left * _AHEAD < self._max_values or self._until - self._clock() < self._max_age / _AHEAD
+
+    @property
+    def _reserve(self) -> float:
+        return min(_RESERVE_S, self._max_age / 100)
+
+    def _draw_ahead(self) -> asyncio.Task[CoatcheckError | None]:
+        """Have the next data key drawn in the background, unless that is under way; return the task at it."""
+        if self._drawing is None or self._drawing.done():
+            if self._drawing is not None and not self._drawing.cancelled():
+                self._drawing.result()  # raises what is no CoatcheckError, which nobody may have waited for
+            self._drawing = asyncio.create_task(self._keep_drawing())
+        return self._drawing
+
+    async def _keep_drawing(self) -> CoatcheckError | None:
+        """Draw the next data key in a thread, however often that takes; return what no repetition mends."""
+        pause = _PAUSE_S
+        while True:
+            now = self._clock()
+            try:
+                drawn = await asyncio.to_thread(self._keys.new_data_key)
+            except UnreachableError as error:
+                self._warn(error)
+            except CoatcheckError as error:
+                self._warn(error)
+                self._not_before = self._clock() + _PAUSE_MOST_S
+                return error
+            else:
+                self._next = self._keep(drawn, now)
+                self._trouble, self._warned = "", float("-inf")
+                return None
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
+            pause = min(pause * 2, _PAUSE_MOST_S)
+
+    async def _drawn(self) -> None:
+        """Wait until the next data key is there. Raises UnreachableError, ConfigError."""
+        drawing = self._draw_ahead()
+        done, _ = await asyncio.wait({drawing}, timeout=self._give_up_s or None)
+        if not done:
+            raise UnreachableError(
+                f"no new data key for {self._give_up_s:g} s ({self._trouble or 'no answer yet'})",
+                hint="nothing is lost: messages stay in the queue until they can be sealed; is the key service up?",
+            )
+        if (error := drawing.result()) is not None:
+            raise error
+
+    def _warn(self, error: CoatcheckError) -> None:
+        """Tell that there is no new data key, and why, once a minute; errors hold no values."""
+        self._trouble = error.message
+        if self._clock() - self._warned < _WARN_EVERY_S:
+            return
+        self._warned = self._clock()
+        _log.warning(_GOES_ON if self._takes(1) else _WAITS, extra={"error": error.message})
 
 
 class Opener:
@@ -174,9 +305,8 @@ _SEALERS: weakref.WeakSet[Sealer] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Retire the data keys a child inherits: its nonces would come from the same pool as its parent's."""
     for sealer in list(_SEALERS):
-        sealer.retire()
+        sealer.forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)

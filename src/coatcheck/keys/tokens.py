@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from coatcheck.keys.derive import check_name, check_root, expand
 from coatcheck.keys.forms import Form, FormError, utf8
+from coatcheck.keys.ipcrypt import encrypt_function
+from coatcheck.keys.siv import open_function, seal_function
 from coatcheck.pipeline.message import Reason
 
 TOKEN_PATTERN = re.compile(r"pt1_([a-z0-9]{1,16})_(k[0-9a-z]{1,6})_([0-9a-f]{40})")
@@ -72,21 +74,46 @@ class Tokenizer:
         """Return the tokens of `values`, in order. Raises FormError at the first without one, ConfigError."""
         return list(map(self.for_domain(domain, form), values))
 
-    def ledger_key(self, namespace: str) -> Callable[[bytes], bytes]:
-        """Return a keyed hash, bytes -> 16 bytes, for message keys made of a message's content.
+    def seal_for(self, domain: str, form: Form) -> Callable[[object], str]:
+        """Return the function value -> sealed text (mask mode `seal`), which raises FormError. Raises ConfigError."""
+        check_name("domain", domain)
+        return seal_function(self._root, tenant=self.tenant, kid=self.kid, domain=domain, form=form)
 
-        Keyed, so that a copy of the ledger confirms no guess of a body; `namespace` (a use, a field)
-        separates.
-        """
-        key = expand(self._root, "coatcheck/ledger/v1", self.tenant, namespace)
+    def open_for(self, domain: str, form: Form) -> Callable[[str], str]:
+        """Return the function sealed text -> canonical text, which raises OpenError. Raises ConfigError."""
+        check_name("domain", domain)
+        return open_function(self._root, tenant=self.tenant, kid=self.kid, domain=domain, form=form)
+
+    def prefix_for(self, domain: str) -> Callable[[object], str]:
+        """Return the function address -> address with the same common prefixes (ipcrypt-pfx); raises FormError."""
+        check_name("domain", domain)
+        return encrypt_function(self._root, tenant=self.tenant, kid=self.kid, domain=domain)
+
+
+LedgerHash = Callable[[str], Callable[[bytes], bytes]]
+"""Namespace (a use, a field) -> keyed hash, bytes -> 16 bytes, for message keys made of a message's content."""
+
+
+def ledger_hash(root: bytes, tenant: str) -> LedgerHash:
+    """Return the ledger's keyed hashes. Keyed, so that a copy of the ledger confirms no guess of a body.
+
+    `root` is the keyring's ledger root (32 bytes), which no rotation changes. Raises ConfigError.
+    """
+    check_root(root)
+    check_name("tenant", tenant)
+
+    def in_namespace(namespace: str) -> Callable[[bytes], bytes]:
+        key = expand(root, "coatcheck/ledger/v1", tenant, namespace)
         copy = HMAC(key, _SHA256).copy
 
-        def ledger_key(data: bytes) -> bytes:
+        def keyed_hash(data: bytes) -> bytes:
             mac = copy()
             mac.update(data)
             return mac.finalize()[:_LEDGER_BYTES]
 
-        return ledger_key
+        return keyed_hash
+
+    return in_namespace
 
 
 def sha256_insecure(value: object) -> str:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from rich.pretty import pretty_repr
 
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.keys import (
@@ -37,15 +38,8 @@ from coatcheck.keys import (
     pkcs8,
 )
 from coatcheck.keys.derive import lp
-from coatcheck.keys.local import (
-    SEAL_PRIVATE,
-    SEAL_PUBLIC,
-    TOKEN_ROOT,
-    LocalLoaderKeys,
-    LocalOpenerKeys,
-    create,
-    list_keys,
-)
+from coatcheck.keys.local import TOKEN_ROOT, LocalLoaderKeys, LocalOpenerKeys, create, list_keys, read_roots
+from coatcheck.keys.seal_pair import SEAL_PRIVATE, SEAL_PUBLIC, SUITE, pair_id, seal_public
 from coatcheck.pipeline.message import DataKey
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "golden_tokens.json").read_text())
@@ -106,8 +100,11 @@ def test_a_keyring_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
         "tenant": "acme",
         "keys": [{"kid": "k1", "root": content["keys"][0]["root"], "created": "2026-01-01T00:00:00Z"}],
         "active": "k1",
+        "ledger": content["ledger"],
     }
-    assert len(base64.b64decode(content["keys"][0]["root"])) == 32
+    roots = [base64.b64decode(text) for text in (content["keys"][0]["root"], content["ledger"])]
+    assert [len(root) for root in roots] == [32, 32]
+    assert roots[0] != roots[1]
 
 
 def test_a_tight_umask_does_not_lock_the_owner_out(tmp_path: Path) -> None:
@@ -124,6 +121,7 @@ def test_two_keyrings_share_nothing(tmp_path: Path) -> None:
         create(tmp_path / name)
     one, other = (LocalLoaderKeys.load(tmp_path / name) for name in ("a", "b"))
     assert one.token_root() != other.token_root()
+    assert one.ledger_root() != other.ledger_root()
     assert one.describe()["kek"] != other.describe()["kek"]
 
 
@@ -236,9 +234,9 @@ def test_a_data_key_of_another_keyring_is_named(folder: Path, tmp_path: Path) ->
 def test_the_golden_data_key_unwraps_for_ever() -> None:
     """Changing tests/data/golden_tokens.json is a breaking change: vaults hold data keys like this one."""
     stored = GOLDEN["data_key"]
-    public = bytes.fromhex(stored["public"])
-    seal = local._SealPublic(1, stored["tenant"], local._key_id(public), local._SUITE_NAME, public, "")
-    opener = LocalOpenerKeys(seal, X25519PrivateKey.from_private_bytes(bytes.fromhex(stored["private"])))
+    private = X25519PrivateKey.from_private_bytes(bytes.fromhex(stored["private"]))
+    assert private.public_key().public_bytes_raw().hex() == stored["public"]
+    opener = LocalOpenerKeys(seal_public(private, stored["tenant"], ""), [private])
     data_key = DataKey(bytes.fromhex(stored["dek_id"]), stored["kek"], bytes.fromhex(stored["wrapped"]))
     assert opener.unwrap(data_key).hex() == stored["key"]
 
@@ -248,7 +246,7 @@ def test_the_wrapping_is_hpke_with_framed_info(folder: Path) -> None:
     private = load_pem_private_key((folder / SEAL_PRIVATE).read_bytes(), None)
     assert isinstance(private, X25519PrivateKey)
     info = lp("coatcheck/dek/v1", "default", dek_id)
-    assert local._SUITE.decrypt(data_key.wrapped, private, info=info) == key
+    assert SUITE.decrypt(data_key.wrapped, private, info=info) == key
 
 
 def test_old_token_keys_stay_at_hand(folder: Path) -> None:
@@ -259,13 +257,29 @@ def test_old_token_keys_stay_at_hand(folder: Path) -> None:
     keys = LocalLoaderKeys.load(folder)
     assert (keys.kid, keys.token_root(), keys.token_root("k2")) == ("k2", bytes(32), bytes(32))
     assert keys.token_root("k1") == base64.b64decode(first["root"])
-    assert keys.describe()["kids"] == "k1 k2"
+    assert keys.kids == ("k2", "k1")
+    assert keys.describe()["kids"] == "k2 k1"
     assert [(row.kid, row.active) for row in list_keys(folder) if row.kind == "token"] == [
         ("k1", False),
         ("k2", True),
     ]
     with pytest.raises(ConfigError, match='"k3" is not in the keyring'):
         keys.token_root("k3")
+
+
+def test_the_file_of_a_key_service_is_refused(folder: Path) -> None:
+    edit(folder / TOKEN_ROOT, wrapped_by="arn:aws:kms:eu-west-1:111122223333:key/x", ledger="AAAA")
+    with pytest.raises(ConfigError, match="wrapped by a key service") as caught:
+        LocalLoaderKeys.load(folder)
+    assert caught.value.hint == 'set keys.provider = "aws-kms"'
+
+
+def test_a_file_of_a_later_version_asks_for_an_upgrade_whatever_is_in_it(folder: Path) -> None:
+    for name in (TOKEN_ROOT, SEAL_PUBLIC):
+        before = (folder / name).read_text()
+        (folder / name).write_text('{"version": 7, "more": []}')
+        assert refusal(folder).hint == "upgrade coatcheck"
+        (folder / name).write_text(before)
 
 
 def test_the_list_names_keys_and_shows_none(folder: Path) -> None:
@@ -507,6 +521,9 @@ def test_a_damaged_file_is_refused_and_not_quoted(folder: Path, name: str, data:
         {"keys": [{"kid": "k1", "root": base64.b64encode(bytes(32)).decode(), "created": ""}] * 2},
         {"version": 2},
         {"tenant": "other"},
+        {"ledger": base64.b64encode(bytes(31)).decode()},
+        {"ledger": "canary!"},
+        {"ledger": None},
     ],
 )
 def test_token_roots_that_make_no_sense_are_refused(folder: Path, fields: dict[str, object]) -> None:
@@ -542,7 +559,7 @@ def test_no_repr_and_no_error_shows_a_key(folder: Path) -> None:
     sealer, opening = Sealer(loader), Opener(opener)
     sealed = sealer.seal(b"canary 203.0.113.77", b"canary context")
     data_key = sealer.data_key(sealed.dek_id)
-    roots = local._read_roots(folder / TOKEN_ROOT)
+    roots = read_roots(folder / TOKEN_ROOT)
     shown = [
         repr(thing) + str(thing) for thing in (loader, opener, tokenizer, sealer, opening, sealed, data_key, roots)
     ]
@@ -551,13 +568,78 @@ def test_no_repr_and_no_error_shows_a_key(folder: Path) -> None:
         with pytest.raises(CoatcheckError) as caught:
             opening.open(sealed, data_key, context)
         shown.append(repr(caught.value) + caught.value.hint)
-    root = loader.token_root()
-    text = "\n".join(shown)
+    root, ledger = loader.token_root(), loader.ledger_root()
+    text = "\n".join([*shown, pretty_repr(roots)])
     for secret in (
         "canary",
         repr(root)[2:-1],
         root.hex(),
         base64.b64encode(root).decode(),
+        repr(ledger)[2:-1],
+        ledger.hex(),
+        base64.b64encode(ledger).decode(),
         repr(opener.unwrap(data_key)),
     ):
         assert secret not in text
+
+
+# ---- the content of a secret in the place of a file
+
+
+def test_the_token_root_may_come_as_text(folder: Path) -> None:
+    keys = LocalLoaderKeys.load(folder)
+    text = (folder / TOKEN_ROOT).read_text()
+    (folder / TOKEN_ROOT).unlink()
+    given = LocalLoaderKeys.load(folder, token_root=text)
+    assert (given.token_root(), given.ledger_root()) == (keys.token_root(), keys.ledger_root())
+
+
+def test_the_private_key_may_come_as_text(folder: Path, tmp_path: Path) -> None:
+    create(tmp_path / "closed", passphrase=PASSPHRASE)
+    for path, passphrase in ((folder, None), (tmp_path / "closed", PASSPHRASE)):
+        text = (path / SEAL_PRIVATE).read_text()
+        (path / SEAL_PRIVATE).unlink()
+        _, key, data_key = LocalLoaderKeys.load(path).new_data_key()
+        assert LocalOpenerKeys.load(path, passphrase, private_key=text).unwrap(data_key) == key
+
+
+@pytest.mark.parametrize("text", ["", "canary", "{", '{"version": 2}', "\ud800 canary", "[" * 9])
+def test_a_text_that_is_no_key_is_named_by_its_option_and_not_quoted(folder: Path, text: str) -> None:
+    for option, load in (
+        ("keys.token_root", lambda: LocalLoaderKeys.load(folder, token_root=text)),
+        ("keys.private_key", lambda: LocalOpenerKeys.load(folder, private_key=text)),
+    ):
+        with pytest.raises(ConfigError, match=option) as caught:
+            load()
+        assert str(folder) not in caught.value.message
+        assert caught.value.hint
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None
+
+
+def test_a_text_of_another_keyring_is_refused(folder: Path, tmp_path: Path) -> None:
+    create(tmp_path / "other", "other")
+    root, private = ((tmp_path / "other" / name).read_text() for name in SECRETS)
+    with pytest.raises(ConfigError, match=r"keys\.token_root and seal-public\.json .* different tenants"):
+        LocalLoaderKeys.load(folder, token_root=root)
+    with pytest.raises(ConfigError, match=r"keys\.private_key and seal-public\.json .* are no pair"):
+        LocalOpenerKeys.load(folder, private_key=private)
+    closed = pkcs8.write_private(X25519PrivateKey.generate(), "pw").decode()
+    with pytest.raises(ConfigError, match=r"keys\.private_key is encrypted and there is no passphrase"):
+        LocalOpenerKeys.load(folder, private_key=closed)
+
+
+def test_the_private_key_is_labelled_for_those_who_look(folder: Path) -> None:
+    public = json.loads((folder / SEAL_PUBLIC).read_text())
+    first = (folder / SEAL_PRIVATE).read_text().splitlines()[0]
+    assert first == f"coatcheck seal key {public['id']} made {public['created']}"
+    private = pkcs8.read_private((folder / SEAL_PRIVATE).read_bytes(), None, name="k")
+    assert pair_id(private) == public["id"]
+
+
+def test_a_private_key_without_a_label_is_fine(folder: Path) -> None:
+    before = list_keys(folder)
+    lines = (folder / SEAL_PRIVATE).read_text().splitlines(keepends=True)
+    (folder / SEAL_PRIVATE).write_text("".join(lines[1:]))
+    assert list_keys(folder) == before
+    assert LocalOpenerKeys.load(folder)

@@ -30,12 +30,16 @@ class FakeKeys:
     def __init__(self, tenant: str = "default") -> None:
         self.tenant = tenant
         self.kid = "k1"
+        self.kids = ("k1",)
         self.drawn = 0
         self.unwrapped = 0
         self.away = False
 
     def token_root(self, kid: str | None = None) -> bytes:
         raise NotImplementedError(kid)
+
+    def ledger_root(self) -> bytes:
+        raise NotImplementedError
 
     def describe(self) -> dict[str, str]:
         return {}
