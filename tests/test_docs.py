@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from coatcheck.cli.reference import commands, pages
-from coatcheck.config import ColumnConfig, Config, load, write_default
+from coatcheck.config import Config, load, write_default
+from coatcheck.config_columns import ColumnConfig
 from coatcheck.demo.samples import sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
 from coatcheck.pipeline.message import REASONS, Reason

@@ -5,20 +5,21 @@ Every command of the command line is one function here; it returns values, and p
 
 from __future__ import annotations
 
+import logging
 import resource
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from coatcheck import custody
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, Finding
-from coatcheck.keys import Opener, Sealer, Tokenizer
-from coatcheck.keys.local import CreatedKeys, KeyRow, LocalLoaderKeys, LocalOpenerKeys, create, list_keys
+from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
+from coatcheck.keys.forms import parse_form
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.columns import Mask, Parse
-from coatcheck.pipeline.message import Message, Reason, Reject, Row
+from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.sinks.postgres import schema
@@ -28,7 +29,12 @@ from coatcheck.sources import sqs_queue
 from coatcheck.sources.aws import resolve
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
+from coatcheck.sql.connection import connect
+from coatcheck.vault.epochs import Epochs
+from coatcheck.vault.register import register
+from coatcheck.vault.store import VaultStore
 
+_log = logging.getLogger(__name__)
 _DRAIN_GIVE_UP_S = 60.0
 
 
@@ -38,28 +44,35 @@ def no_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def loader_keys(config: Config) -> LocalLoaderKeys:
-    """Load what the road needs of the keyring. Raises ConfigError: no key, no start."""
-    return LocalLoaderKeys.load(config.keys.path)
-
-
-def _passphrase(config: Config) -> str | None:
-    return config.keys.passphrase.get_secret_value() if config.keys.passphrase else None
-
-
-def opener(config: Config) -> Opener:
-    """Load what opens sealed bodies. Raises ConfigError."""
-    return Opener(LocalOpenerKeys.load(config.keys.path, _passphrase(config)))
-
-
-def tokenizer(keys: LocalLoaderKeys) -> Tokenizer:
-    """Build the tokenizer of the active token key."""
-    return Tokenizer(keys.token_root(), tenant=keys.tenant, kid=keys.kid)
-
-
-def road(config: Config, keys: LocalLoaderKeys, sealer: Sealer) -> Road:
+def road(config: Config, keys: LoaderKeys, sealer: Sealer) -> Road:
     """Build the pure stages."""
-    return Road(columns=config.plan(), tokenizer=tokenizer(keys), sealer=sealer, ledger_key=config.ledger.key)
+    return Road(
+        columns=config.plan(),
+        tokenizer=custody.tokenizer(keys),
+        ledger_hash=custody.ledger_hashes(keys),
+        sealer=sealer,
+        ledger_key=config.ledger.key,
+        rotating=len(keys.kids) > 1,
+    )
+
+
+def vault_store(config: Config, keys: LoaderKeys, sealer: Sealer, old_forms: Mapping[str, str]) -> VaultStore:
+    """Build the road's side of the vault; `old_forms` are those frozen for a key that retires (none: none retires)."""
+    return VaultStore(
+        columns=config.plan(),
+        sealer=sealer,
+        epoch=Epochs(config.vault.epoch).now,
+        retiring=custody.tokenizer(keys, keys.kids[1]) if len(keys.kids) > 1 else None,
+        old_forms={domain: parse_form(form_id) for domain, form_id in old_forms.items()},
+        remember=config.vault.remember,
+    )
+
+
+def _register(config: Config, keys: LoaderKeys) -> dict[str, str]:
+    """Hold the keyring against the database's register; return the form ids frozen for the key that retires."""
+    forms = {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
+    with connect(custody.dsn(config)) as connection:
+        return register(connection, keys.kids, forms)
 
 
 @asynccontextmanager
@@ -81,11 +94,14 @@ def _client(config: Config) -> SqsClient:
 def runner(config: Config, *, drain: bool) -> Runner:
     """Verify keys and database, and wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
     no_core_dumps()
-    keys = loader_keys(config)
-    sealer = Sealer(keys)
-    dsn, columns = config.conninfo(), config.plan()
-    schema.verify(dsn, config.target.table, columns)
+    keys = custody.loader_keys(config)
     give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
+    sealer = Sealer(keys, give_up_s=give_up_s)
+    dsn, columns = custody.dsn(config), config.plan()
+    schema.verify(dsn, config.target.table, columns)
+    old_forms = _register(config, keys)
+    for finding in _weak_columns(config):
+        _log.warning(finding.what)
     source = SqsSource(
         client=_client(config),
         queue=config.source.queue,
@@ -102,6 +118,8 @@ def runner(config: Config, *, drain: bool) -> Runner:
         connections=config.target.connections,
         prepare=config.target.prepare,
         give_up_seconds=give_up_s,
+        kid=keys.kid,
+        epochs=Epochs(config.vault.epoch).ahead,
     )
     limits = Limits(
         messages=config.batch.messages,
@@ -112,26 +130,38 @@ def runner(config: Config, *, drain: bool) -> Runner:
     )
     breaker = Breaker(ratio=config.breaker.ratio, window=config.breaker.window, run=config.breaker.run)
     return Runner(
-        source=source, sink=sink, road=road(config, keys, sealer), sealer=sealer, breaker=breaker, limits=limits
+        source=source,
+        sink=sink,
+        road=road(config, keys, sealer),
+        sealer=sealer,
+        vault=vault_store(config, keys, sealer, old_forms),
+        breaker=breaker,
+        limits=limits,
     )
 
 
-def migrate(config: Config) -> schema.Migrated:
-    """Create or upgrade schema and target table."""
-    return schema.migrate(config.conninfo(), config.target.table, config.plan())
+def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
+    """Create or upgrade schema and target table; with `constrain` an existing table gets its masked columns' checks."""
+    return schema.migrate(
+        custody.dsn(config),
+        config.target.table,
+        config.plan(),
+        constrain=constrain,
+        epochs=Epochs(config.vault.epoch).ahead(),
+    )
 
 
 async def check(config: Config) -> list[Finding]:
     """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
-    findings = list(_weak_columns(config))
+    findings = [*_weak_columns(config), *_who_can_reverse(config)]
     with _as_finding(findings, "keys"):
-        loader_keys(config)
+        findings += custody.inspect(config)
     with _as_finding(findings, "queue"):
         async with sqs_client(config) as client:
             state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)
             findings += state.findings
     with _as_finding(findings, "database"):
-        findings += schema.inspect(config.conninfo(), config.target.table, config.plan()).findings
+        findings += schema.inspect(custody.dsn(config), config.target.table, config.plan()).findings
     return findings
 
 
@@ -143,6 +173,29 @@ def _weak_columns(config: Config) -> Iterator[Finding]:
         elif column.mask is Mask.KEEP and column.parse is Parse.IP:
             what = f"column {column.name} keeps IP addresses in clear"
             yield Finding("config", "advice", what, "give it a domain to mask it")
+
+
+_REVERSED = {
+    Mask.TOKEN: "tokens; nobody gets an original back, but who holds the token root finds short values by enumeration",
+    Mask.SEAL: "sealed text; who holds the token root, every loader among them, opens it",
+    Mask.SUBNET: "tokens of networks; who holds the token root finds the network, never the address",
+    Mask.IPCRYPT_PFX: "addresses that keep their neighbourhood; who holds the token root decrypts them, and a few "
+    "known addresses unmask the networks they are in",
+    Mask.REDACT: "one word for every value; nobody gets an original back",
+    Mask.SHA256_INSECURE: "unkeyed hashes; anyone finds the original by enumeration",
+}
+
+
+def _who_can_reverse(config: Config) -> Iterator[Finding]:
+    for column in config.plan():
+        text = _REVERSED.get(column.mask)
+        if column.vault:
+            text = (
+                "tokens; the vault's private key opens the original, and who holds the token root finds short values "
+                "by enumeration"
+            )
+        if text:
+            yield Finding("config", "note", f"column {column.name} holds {text}")
 
 
 @contextmanager
@@ -181,7 +234,7 @@ async def status(config: Config) -> Status:
         newest_commit=newest.isoformat() if newest else None,
         lag_s=round(lag_s, 3) if lag_s is not None else None,
         quarantined=reasons,
-        keys=loader_keys(config).describe(),
+        keys=custody.loader_keys(config).describe(),
     )
 
 
@@ -206,7 +259,7 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
 
 def quarantine(config: Config) -> Quarantine:
     """Open the quarantine."""
-    return Quarantine(config.conninfo(), config.target.table, config.plan())
+    return Quarantine(custody.dsn(config), config.target.table, config.plan())
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -217,7 +270,7 @@ def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, 
 
 def quarantine_body(config: Config, quarantine_id: int) -> str | None:
     """Open one held body; None if there is no such held entry. Needs the private key."""
-    opening = opener(config)
+    opening = custody.opener(config)
     with quarantine(config) as entries:
         for held in entries.held(Selection(ids=(quarantine_id,))):
             return _opened(opening, held).body
@@ -230,34 +283,47 @@ def _opened(opening: Opener, held: Held) -> Message:
     return Message(message.message_id, body, message.sent_ms, "", 1, message.received_ms, message.origin)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Retried:
-    """How a retry ended: messages loaded, and messages rejected again by reason."""
+    """How a retry ended: messages loaded, messages rejected again by reason, and bodies that do not open."""
 
-    loaded: int
-    rejected: dict[str, int]
+    loaded: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    unopened: int = 0
 
 
 def quarantine_retry(config: Config, selection: Selection, *, progress: Callable[[], None] = lambda: None) -> Retried:
     """Send held messages down the road again. Needs the private key."""
-    opening, keys = opener(config), loader_keys(config)
-    stages = road(config, keys, Sealer(keys))
-    loaded, rejected = 0, dict[str, int]()
+    opening, keys = custody.opener(config), custody.loader_keys(config)
+    sealer = Sealer(keys)
+    stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, _register(config, keys))
+    retried = Retried()
     with quarantine(config) as entries:
         for held in entries.held(selection):
-            reject = _retry(entries, stages, held, _opened(opening, held))
+            try:
+                reject = _retry(entries, stages, vault, sealer, held, _opened(opening, held))
+            except OpenError:
+                retried.unopened += 1
+                continue
             if reject is None:
-                loaded += 1
+                retried.loaded += 1
             else:
-                rejected[reject.reason] = rejected.get(reject.reason, 0) + 1
+                retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
-    return Retried(loaded, rejected)
+    return retried
 
 
-def _retry(entries: Quarantine, stages: Road, held: Held, message: Message) -> Reject | None:
+def _retry(  # noqa: PLR0917 - private, and each is what a try takes
+    entries: Quarantine, stages: Road, vault: VaultStore, sealer: Sealer, held: Held, message: Message
+) -> Reject | None:
     entry = stages.travel(message)
     if isinstance(entry, Row):
-        code = entries.load(held, entry.values)
+        batch = Batch([entry])
+        vault.keep(batch)
+        batch.data_keys = [sealer.data_key(dek_id) for dek_id in {kept.sealed.dek_id for kept in batch.vault}]
+        code = entries.load(held, batch)
+        if code is None:
+            vault.stored(batch)
         reject = Reject(Reason.REFUSED_BY_DATABASE, code) if code else None
     else:
         reject = entry.reject
@@ -270,13 +336,3 @@ def quarantine_discard(config: Config, selection: Selection) -> int:
     """Erase held bodies; return how many."""
     with quarantine(config) as entries:
         return entries.discard(selection)
-
-
-def keys_init(config: Config, tenant: str) -> CreatedKeys:
-    """Make a local keyring where the configuration expects it. Raises ConfigError: there is one already."""
-    return create(config.keys.path, tenant, passphrase=_passphrase(config), clock=time.time)
-
-
-def keys_list(config: Config) -> list[KeyRow]:
-    """List the keyring's keys; never a key byte."""
-    return list_keys(config.keys.path)

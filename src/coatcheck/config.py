@@ -7,35 +7,26 @@ runs. This module reads settings; it opens no connection and touches no key.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from coatcheck.config_columns import ColumnConfig, Section, login_columns
 from coatcheck.errors import ConfigError
-from coatcheck.pipeline.columns import TOKEN_LENGTH, Column, ColumnType, Kind, Mask, Parse
+from coatcheck.pipeline.columns import Column, Mask, Parse
 
 DEFAULT_FILE = "coatcheck.toml"
 PREFIX = "COATCHECK_"
-_SHA256_HEX = 64
 _NAME_LENGTH = 63  # PostgreSQL cuts longer names
-_PARSE_KINDS = {
-    Parse.IP: {Kind.VARCHAR, Kind.TEXT},
-    Parse.TEXT: {Kind.VARCHAR, Kind.TEXT},
-    Parse.VERSION: {Kind.INTEGER, Kind.BIGINT},
-    Parse.TIMESTAMP: {Kind.DATE, Kind.TIMESTAMPTZ},
-}
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
-
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """Where messages come from."""
 
     queue: str = Field("login-queue", min_length=1, description="queue name or URL")
@@ -51,11 +42,11 @@ class SourceConfig(_Section):
     )
 
 
-class TargetConfig(_Section):
+class TargetConfig(Section):
     """Where rows go."""
 
     dsn: SecretStr | None = Field(
-        None, description="PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables"
+        None, description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables"
     )
     table: str = Field(
         "user_logins",
@@ -68,7 +59,7 @@ class TargetConfig(_Section):
     )
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """What one transaction takes."""
 
     messages: int = Field(1000, ge=1, le=20_000, description="most messages in one transaction")
@@ -76,7 +67,7 @@ class BatchConfig(_Section):
     bytes: int = Field(16 * 2**20, ge=2**20, description="most body bytes in one transaction")
 
 
-class LedgerConfig(_Section):
+class LedgerConfig(Section):
     """How a message is known again."""
 
     key: str = Field(
@@ -86,17 +77,49 @@ class LedgerConfig(_Section):
     )
 
 
-class KeysConfig(_Section):
-    """Where the keys are."""
+class KeysConfig(Section):
+    """Where the keys are.
 
-    provider: Literal["local"] = Field("local", description="key provider")
+    What is called a secret also takes `env:NAME`, `file:PATH` and `aws-secretsmanager:ID[#FIELD]`.
+    """
+
+    provider: Literal["local", "aws-kms"] = Field("local", description="key provider")
     path: Path = Field(
-        Path("coatcheck-keys"), description="local keyring folder; a relative path starts at the configuration file"
+        Path("coatcheck-keys"), description="keyring folder; a relative path starts at the configuration file"
     )
-    passphrase: SecretStr | None = Field(None, description="passphrase of the private key (show, retry)")
+    token_root: SecretStr | None = Field(
+        None, description="secret: the content of token-root.json, instead of the file in the folder"
+    )
+    private_key: SecretStr | None = Field(
+        None, description="secret: the content of seal-private.pem, instead of the file in the folder (local)"
+    )
+    passphrase: SecretStr | None = Field(None, description="secret: passphrase of the private key (local)")
+    token_key: str = Field("", description="KMS key that wraps the token roots: ARN, id or alias (aws-kms)")
+    vault_key: str = Field("", description="KMS key that wraps the data keys: ARN, id or alias (aws-kms)")
+    region: str | None = Field(None, description="AWS region of KMS and Secrets Manager; default: the AWS SDK's search")
+    profile: str | None = Field(None, description="AWS profile for them; default: the AWS SDK's own search")
+
+    @model_validator(mode="after")
+    def _kms_keys(self) -> Self:
+        if self.provider == "aws-kms" and not (self.token_key and self.vault_key):
+            raise ValueError('provider = "aws-kms" needs token_key and vault_key')
+        if self.provider == "aws-kms" and self.token_key == self.vault_key:
+            raise ValueError("token_key and vault_key must differ: who loads may use the one to open, not the other")
+        return self
 
 
-class BreakerConfig(_Section):
+class VaultConfig(Section):
+    """How the originals of tokens are kept."""
+
+    epoch: Literal["year", "quarter", "month"] = Field(
+        "quarter", description="period after which values still in use are kept anew, so that an old one can go whole"
+    )
+    remember: int = Field(
+        65_536, ge=2, le=10_000_000, description="tokens a worker remembers as kept, about 200 bytes each"
+    )
+
+
+class BreakerConfig(Section):
     """When so much is rejected that the consumer stops instead of emptying the queue into quarantine."""
 
     ratio: float = Field(0.8, gt=0, le=1, description="share of rejects in the window at which the consumer stops")
@@ -104,125 +127,25 @@ class BreakerConfig(_Section):
     run: int = Field(200, ge=1, description="number of rejects in a row at which the consumer stops")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """How a worker stops and gives up."""
 
-    drain_seconds: float = Field(25.0, ge=0, description="deadline for work in progress after SIGTERM, in seconds")
+    drain_seconds: float = Field(
+        15.0,
+        ge=0,
+        description="deadline for work in progress after SIGTERM; giving back the rest takes up to 14 s more",
+    )
     give_up_seconds: float = Field(
         0.0, ge=0, description="stop with exit code 3 when a dependency stays away so long; 0: never (--drain: 60)"
     )
 
 
-class MaskingConfig(_Section):
+class MaskingConfig(Section):
     """Weak modes need an explicit word."""
 
     allow_sha256_insecure: bool = Field(
         False, description='allow mask = "sha256-insecure": an unkeyed hash that anyone can reverse by enumeration'
     )
-
-
-class ColumnConfig(_Section):
-    """One column: where its value comes from and what happens to it on the way."""
-
-    from_: str = Field(alias="from", min_length=1, description="field of the message; dots reach into nested objects")
-    type: str = Field(description="varchar(n), text, integer, bigint, numeric, boolean, date, timestamptz or jsonb")
-    required: bool = Field(False, description="an absent or null field is a reject")
-    default: str | int | bool | None = Field(
-        None, description='value of an absent or null field; "sent_at" is the message\'s send time (date, timestamptz)'
-    )
-    parse: Parse | None = Field(None, description="how the field is read: ip, text, version or timestamp")
-    mask: Mask | None = Field(
-        None, description="token, redact, drop, keep or sha256-insecure; default: token if a domain is given, else keep"
-    )
-    domain: str | None = Field(
-        None, pattern=r"^[a-z0-9]{1,16}$", description="fields that share a domain share tokens, and can be joined"
-    )
-    casefold: bool = Field(False, description="tokens ignore the case of the text")
-    strip_chars: str = Field(
-        "", max_length=32, pattern=r"^[ !-/:-@\[-`{-~]*$", description="tokens ignore these characters"
-    )
-
-    def column(self, name: str) -> Column:
-        """Build the column; raises ValueError with what is wrong."""
-        kind = ColumnType.from_text(self.type)
-        mask = self.mask or (Mask.TOKEN if self.domain else Mask.KEEP)
-        sent_at = self.default == "sent_at" and kind.kind in (Kind.DATE, Kind.TIMESTAMPTZ)
-        column = Column(
-            name=name,
-            path=tuple(self.from_.split(".")),
-            type=kind,
-            required=self.required,
-            default=None if sent_at else self.default,
-            default_sent_at=sent_at,
-            parse=self.parse,
-            mask=mask,
-            domain=self.domain or "",
-            casefold=self.casefold,
-            strip_chars=self.strip_chars,
-        )
-        _check(column)
-        return column
-
-
-def _check(column: Column) -> None:
-    kind, mask = column.type, column.mask
-    if mask is Mask.TOKEN and not column.domain:
-        raise ValueError('mask = "token" needs a domain (columns that share a domain can be joined)')
-    if mask is not Mask.TOKEN and column.domain:
-        raise ValueError('a domain goes with mask = "token" only')
-    if (column.casefold or column.strip_chars) and (mask is not Mask.TOKEN or column.parse is Parse.IP):
-        raise ValueError('casefold and strip_chars go with mask = "token" of a text only')
-    if column.required and (column.default is not None or column.default_sent_at):
-        raise ValueError("a required column cannot have a default")
-    if mask in (Mask.TOKEN, Mask.REDACT, Mask.SHA256_INSECURE):
-        _check_masked(column)
-    elif mask is Mask.KEEP and column.parse and kind.kind not in _PARSE_KINDS[column.parse]:
-        allowed = " or ".join(sorted(_PARSE_KINDS[column.parse]))
-        raise ValueError(f'parse = "{column.parse}" gives {allowed}')
-    if column.default is not None and not _fits(column):
-        raise ValueError("the default does not fit the type")
-
-
-def _check_masked(column: Column) -> None:
-    if not column.type.textual:
-        raise ValueError("a masked column holds text: type varchar(n) or text")
-    needed = {Mask.TOKEN: TOKEN_LENGTH, Mask.SHA256_INSECURE: _SHA256_HEX}.get(column.mask, 10)
-    if column.type.length is not None and column.type.length < needed:
-        raise ValueError(f"the mask needs varchar({needed}) or longer")
-    if column.parse not in (None, Parse.IP, Parse.TEXT):
-        raise ValueError('a masked column takes parse = "ip" or "text" only')
-    if column.default is not None or column.default_sent_at:
-        raise ValueError("a masked column cannot have a default")
-
-
-def _fits(column: Column) -> bool:
-    kinds = {
-        Kind.INTEGER: int, Kind.BIGINT: int, Kind.BOOLEAN: bool, Kind.TEXT: str, Kind.VARCHAR: str,
-    }  # fmt: skip
-    if type(column.default) is not kinds.get(column.type.kind):
-        return False
-    bound = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}.get(column.type.kind)
-    if bound is not None and isinstance(column.default, int):
-        return -bound <= column.default < bound
-    return column.type.length is None or len(str(column.default)) <= column.type.length
-
-
-def _login_columns() -> dict[str, ColumnConfig]:
-    ip = {"from": "ip", "type": "varchar(256)", "required": True, "parse": "ip", "mask": "token", "domain": "ip"}
-    device = {
-        "from": "device_id", "type": "varchar(256)", "required": True,
-        "parse": "text", "mask": "token", "domain": "device",
-    }  # fmt: skip
-    columns: dict[str, dict[str, Any]] = {
-        "user_id": {"from": "user_id", "type": "varchar(128)", "required": True},
-        "device_type": {"from": "device_type", "type": "varchar(32)"},
-        "masked_ip": ip,
-        "masked_device_id": device,
-        "locale": {"from": "locale", "type": "varchar(32)"},
-        "app_version": {"from": "app_version", "type": "integer", "parse": "version"},
-        "create_date": {"from": "create_date", "type": "date", "default": "sent_at"},
-    }
-    return {name: ColumnConfig.model_validate(column) for name, column in columns.items()}
 
 
 class Config(BaseSettings):
@@ -235,11 +158,12 @@ class Config(BaseSettings):
     source: SourceConfig = Field(default_factory=SourceConfig, description="where messages come from")
     target: TargetConfig = Field(default_factory=TargetConfig, description="where rows go")
     columns: dict[str, ColumnConfig] = Field(
-        default_factory=_login_columns, min_length=1, description="column = where it comes from and what happens to it"
+        default_factory=login_columns, min_length=1, description="column = where it comes from and what happens to it"
     )
     batch: BatchConfig = Field(default_factory=BatchConfig, description="what one transaction takes")
     ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="how a message is known again")
     keys: KeysConfig = Field(default_factory=KeysConfig, description="where the keys are")
+    vault: VaultConfig = Field(default_factory=VaultConfig, description="how the originals of tokens are kept")
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
@@ -274,6 +198,20 @@ class Config(BaseSettings):
         return columns
 
     @model_validator(mode="after")
+    def _one_form_each_domain(self) -> Self:
+        forms: dict[str, tuple[object, ...]] = {}
+        for name, column in self.columns.items():
+            if column.domain is None:
+                continue
+            form = (column.mask is Mask.SUBNET, column.parse is Parse.IP, column.casefold, set(column.strip_chars))
+            if forms.setdefault(column.domain, form) != form:
+                raise ValueError(
+                    f"columns: {name}: the domain {column.domain} has another canonical form in another column "
+                    "(parse, casefold, strip_chars, subnet): they would never join; give one a domain of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _weak_modes(self) -> Self:
         weak = [name for name, column in self.columns.items() if column.mask is Mask.SHA256_INSECURE]
         if weak and not self.masking.allow_sha256_insecure:
@@ -297,6 +235,8 @@ class Config(BaseSettings):
 
 _TABLES = {f"{PREFIX}{name.upper()}" for name in Config.model_fields}
 _FORM = f"{PREFIX}SECTION__OPTION"
+_KUBERNETES = re.compile(r"_(SERVICE|PORT)(_|$)")
+"""What a pod finds in its environment for a service of the name coatcheck."""
 
 
 def find_file(option: str | None) -> Path | None:
@@ -367,6 +307,8 @@ def _toml_hint(error: Exception) -> str:
 def _refuse_unknown_variables() -> None:
     for name in sorted(os.environ):  # pydantic-settings reads them in any case
         if name.upper().startswith(PREFIX) and name.upper().split("__")[0] not in _TABLES | {f"{PREFIX}CONFIG"}:
+            if _KUBERNETES.search(name):
+                continue
             raise ConfigError(
                 f"unknown environment variable {name}",
                 hint=f"sections are {', '.join(sorted(Config.model_fields))}; write {_FORM}",

@@ -48,10 +48,10 @@ class RefusedError(CoatcheckError):
 class Finding:
     """One thing that `check` found: which component, how bad, what it is and what to do about it.
 
-    An `error` keeps `run` from working; `advice` does not.
+    An `error` keeps `run` from working; `advice` does not; a `note` is for those who decide what is good enough.
     """
 
     component: Literal["config", "keys", "queue", "database"]
-    level: Literal["error", "advice"]
+    level: Literal["error", "advice", "note"]
     what: str
     hint: str = ""

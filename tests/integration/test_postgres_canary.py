@@ -25,6 +25,7 @@ from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError
 from coatcheck.keys import Opener, Sealer, Tokenizer
 from coatcheck.keys.local import LocalLoaderKeys, LocalOpenerKeys, create
+from coatcheck.keys.tokens import ledger_hash
 from coatcheck.pipeline.message import Batch, Message, Outcome, Rejected, Row
 from coatcheck.pipeline.road import Road
 from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
@@ -171,6 +172,7 @@ def aviary(empty_database: Database, tmp_path: Path, caplog: pytest.LogCaptureFi
     road = Road(
         columns=Config().plan(),
         tokenizer=Tokenizer(keys.token_root(), tenant=keys.tenant, kid=keys.kid),
+        ledger_hash=ledger_hash(keys.ledger_root(), keys.tenant),
         sealer=sealer,
     )
     return Aviary(empty_database, road, sealer, Opener(LocalOpenerKeys.load(tmp_path / "keys")), caplog)
@@ -356,12 +358,12 @@ def test_when_the_quarantine_is_emptied(aviary: Aviary) -> None:
         body = aviary.opener.open(held.sealed, held.data_key, held.key).decode()
         retried = aviary.road.travel(msgspec.structs.replace(held.message, body=body))
         assert isinstance(retried, Row)
-        assert quarantine.load(held, retried.values) == "23514"
+        assert quarantine.load(held, Batch([retried])) == "23514"
         aviary.database.execute("ALTER TABLE user_logins DROP CONSTRAINT rule")
-        assert quarantine.load(held, retried.values) is None
+        assert quarantine.load(held, Batch([retried])) is None
         assert quarantine.discard(Selection()) == 3
         aviary.database.execute("DROP TABLE user_logins")
         with pytest.raises(CoatcheckError) as caught:
-            quarantine.load(held, retried.values)
+            quarantine.load(held, Batch([retried]))
     aviary.errors.append(caught.value)
     aviary.nowhere()

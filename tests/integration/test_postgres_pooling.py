@@ -30,7 +30,7 @@ from tests.support.fix_postgres import (
 )
 
 from coatcheck.demo.guarded import free_port
-from coatcheck.pipeline.message import Outcome
+from coatcheck.pipeline.message import Batch, Outcome, Row
 from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
 
@@ -166,7 +166,7 @@ def test_the_quarantine_behind_pgbouncer(database: Database) -> None:
         write(postgres_sink(dsn), batch(rejected=[reject(1), reject(2)]))
         with Quarantine(dsn, TABLE, EVENTS) as quarantine:
             first, second = quarantine.held(Selection())
-            assert quarantine.load(first, ("late", 1)) is None
+            assert quarantine.load(first, Batch([Row(first.message, first.key, 0, ("late", 1))])) is None
             assert quarantine.discard(Selection(ids=(second.quarantine_id,))) == 1
             assert [entry.state for entry in quarantine.entries(Selection(), resolved=True)] == ["loaded", "discarded"]
     assert database.names() == ["late"]

@@ -28,9 +28,10 @@ from tests.support.fix_postgres import (
 from coatcheck.errors import ConfigError, UnreachableError
 from coatcheck.keys import Opener, OpenError, Sealer, Tokenizer
 from coatcheck.keys.local import LocalLoaderKeys, LocalOpenerKeys, create
-from coatcheck.pipeline.message import Batch, Message, Outcome, Reason, Reject, Rejected, Row
+from coatcheck.keys.tokens import ledger_hash
+from coatcheck.pipeline.message import Batch, Message, Outcome, Reason, Reject, Rejected, Row, Value
 from coatcheck.pipeline.road import Road
-from coatcheck.sinks.postgres.quarantine import Entry, Quarantine, Selection
+from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.schema import migrate
 
 EVERY = Selection()
@@ -106,7 +107,7 @@ def test_the_oldest_come_first_up_to_the_limit(database: Database, quarantine: Q
 def test_resolved_entries_are_shown_on_demand(database: Database, quarantine: Quarantine) -> None:
     hold(database, *map(reject, range(4)))
     one, two, *_ = quarantine.held(EVERY)
-    quarantine.load(one, ("late", 1))
+    quarantine.load(one, loading(one, "late", 1))
     quarantine.discard(Selection(ids=(two.quarantine_id,)))
     assert [entry.state for entry in quarantine.entries(EVERY)] == ["held", "held"]
     everything = quarantine.entries(EVERY, resolved=True)
@@ -133,9 +134,14 @@ def test_entries_that_are_resolved_while_they_are_read(database: Database, quara
         if held.quarantine_id % 2:
             quarantine.rejected_again(held, Reject(Reason.TOO_LONG, "name"))
         else:
-            quarantine.load(held, ("late", held.quarantine_id))
+            quarantine.load(held, loading(held, "late", held.quarantine_id))
     assert met == list(range(1, 1001))
     assert database.count() == 500
+
+
+def loading(held: Held, *values: Value) -> Batch:
+    """Return the batch that loads a held message with these values."""
+    return Batch([Row(held.message, held.key, 0, values)])
 
 
 # --- what opens -------------------------------------------------------------------------------------------------------
@@ -150,7 +156,8 @@ class Keys:
         self.sealer = Sealer(self.loader)
         self.opener = Opener(LocalOpenerKeys.load(folder))
         tokenizer = Tokenizer(self.loader.token_root(), tenant="tenant", kid=self.loader.kid)
-        self.road = Road(columns=EVENTS, tokenizer=tokenizer, sealer=self.sealer)
+        hashes = ledger_hash(self.loader.ledger_root(), "tenant")
+        self.road = Road(columns=EVENTS, tokenizer=tokenizer, ledger_hash=hashes, sealer=self.sealer)
 
     def batch(self, *messages: Message) -> Batch:
         entries = [self.road.travel(message) for message in messages]
@@ -231,10 +238,10 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     [held] = quarantine.held(EVERY)
     assert keys.opener.open(held.sealed, held.data_key, held.key) == body.encode()
     assert [(entry.reason, entry.detail) for entry in quarantine.entries(EVERY)] == [("refused_by_database", "23514")]
-    assert quarantine.load(held, ("late", 11)) == "23514"
+    assert quarantine.load(held, loading(held, "late", 11)) == "23514"
     assert states(database) == [(1, "held")]
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
-    assert quarantine.load(held, ("late", 11)) is None
+    assert quarantine.load(held, loading(held, "late", 11)) is None
     assert database.execute("SELECT * FROM events") == [("late", 11)]
 
 
@@ -244,7 +251,7 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
 def test_load_inserts_the_row_and_marks_the_entry(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1), reject(2))
     first, _ = quarantine.held(EVERY)
-    assert quarantine.load(first, ("late", None)) is None
+    assert quarantine.load(first, loading(first, "late", None)) is None
     assert database.execute("SELECT * FROM events") == [("late", None)]
     assert states(database) == [(1, "loaded"), (2, "held")]
     [(at, by)] = database.execute("SELECT resolved_at, resolved_by FROM coatcheck.quarantine WHERE quarantine_id = 1")
@@ -256,7 +263,7 @@ def test_load_happens_once(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
     [held] = quarantine.held(EVERY)
     for _ in range(3):
-        assert quarantine.load(held, ("late", 1)) is None
+        assert quarantine.load(held, loading(held, "late", 1)) is None
     assert database.count() == 1
 
 
@@ -264,7 +271,7 @@ def test_a_discarded_entry_is_not_loaded(database: Database, quarantine: Quarant
     hold(database, reject(1))
     [held] = quarantine.held(EVERY)
     quarantine.discard(EVERY)
-    quarantine.load(held, ("late", 1))
+    quarantine.load(held, loading(held, "late", 1))
     assert database.count() == 0
     assert states(database) == [(1, "discarded")]
 
@@ -283,15 +290,15 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
             barrier.wait()
             [held] = mine.held(EVERY)
             barrier.wait()
-            return mine.load(held, ("late", 1))
+            return mine.load(held, loading(held, "late", 1))
 
     barrier = threading.Barrier(2)
     with database.session() as holder, ThreadPoolExecutor(2) as pool:
         holder.execute("SELECT pg_advisory_lock(4711)")
-        loading = [pool.submit(load) for _ in range(2)]
+        tries = [pool.submit(load) for _ in range(2)]
         asyncio.run(until(lambda: len(database.waiting()) == 2, "both are at it"))
         holder.execute("SELECT pg_advisory_unlock(4711)")
-        assert [one.result(LIMIT) for one in loading] == [None, None]
+        assert [one.result(LIMIT) for one in tries] == [None, None]
     assert database.count() == 1
     assert states(database) == [(1, "loaded")]
 
@@ -302,7 +309,7 @@ def test_many_operators_load_many_entries(database: Database) -> None:
     def load_all(_: int) -> None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             for held in mine.held(EVERY):
-                assert mine.load(held, (held.message.message_id, 1)) is None
+                assert mine.load(held, loading(held, held.message.message_id, 1)) is None
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load_all, range(4)))
@@ -313,7 +320,7 @@ def test_loaded_messages_stay_known(database: Database, quarantine: Quarantine) 
     """The queue may deliver the message again, long after: as a row, too."""
     hold(database, reject(1))
     [held] = quarantine.held(EVERY)
-    quarantine.load(held, ("late", 1))
+    quarantine.load(held, loading(held, "late", 1))
     assert write(postgres_sink(database), batch(rows(1))) == [Outcome(duplicates=1)]
     assert database.names() == ["late"]
 
@@ -325,7 +332,7 @@ def test_load_into_a_column_of_any_name(empty_database: Database, name: str) -> 
     write(postgres_sink(empty_database, columns), batch(rejected=[reject(1)]))
     with Quarantine(empty_database.dsn, TABLE, columns) as quarantine:
         [held] = quarantine.held(EVERY)
-        assert quarantine.load(held, ("1.50", '{"a": 1}')) is None
+        assert quarantine.load(held, loading(held, "1.50", '{"a": 1}')) is None
     assert [str(value) for value in empty_database.execute("SELECT * FROM events")[0]] == ["1.50", "{'a': 1}"]
 
 
@@ -344,7 +351,7 @@ def test_a_try_that_failed_is_counted(database: Database, quarantine: Quarantine
 def test_a_resolved_entry_counts_no_more(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
     [held] = quarantine.held(EVERY)
-    quarantine.load(held, ("late", 1))
+    quarantine.load(held, loading(held, "late", 1))
     quarantine.rejected_again(held, Reject(Reason.TOO_LONG, "name"))
     [entry] = quarantine.entries(EVERY, resolved=True)
     assert (entry.attempts, entry.reason, entry.state) == (1, "not_json", "loaded")
@@ -407,7 +414,7 @@ def test_a_table_that_is_missing(database: Database, quarantine: Quarantine) -> 
     [held] = quarantine.held(EVERY)
     database.execute("DROP TABLE events")
     with pytest.raises(ConfigError, match="cannot load from the quarantine: PostgreSQL answers 42P01"):
-        quarantine.load(held, ("late", 1))
+        quarantine.load(held, loading(held, "late", 1))
     assert states(database) == [(1, "held")]
 
 
@@ -429,6 +436,6 @@ def test_a_connection_that_is_lost(database: Database, quarantine: Quarantine) -
     [held] = quarantine.held(EVERY)
     database.terminate()
     with pytest.raises(UnreachableError):
-        quarantine.load(held, ("late", 1))
+        quarantine.load(held, loading(held, "late", 1))
     assert states(database) == [(1, "held")]
     assert database.count() == 0

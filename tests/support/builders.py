@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from coatcheck.config import _login_columns
+from coatcheck.config_columns import login_columns
 from coatcheck.keys import Opener, OpenError, Sealer, Tokenizer
+from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.columns import Column, ColumnType
 from coatcheck.pipeline.message import DataKey, Message, Rejected
 from coatcheck.pipeline.road import Road
+from coatcheck.vault.store import VaultStore
 
 ROOT = bytes(range(32))
+LEDGER_ROOT = bytes(range(32, 64))
 TENANT = "test"
 KID = "k1"
 SENT_MS = 1_700_000_000_000
 """2023-11-14T22:13:20Z"""
 
-LOGIN_COLUMNS: tuple[Column, ...] = tuple(column.column(name) for name, column in _login_columns().items())
+LOGIN_COLUMNS: tuple[Column, ...] = tuple(column.column(name) for name, column in login_columns().items())
 """The built-in login pipeline, whatever the environment says."""
 
 LOGIN: dict[str, Any] = {
@@ -38,10 +41,14 @@ class FakeKeys:
     def __init__(self, tenant: str = TENANT) -> None:
         self.tenant = tenant
         self.kid = KID
+        self.kids = (KID,)
         self.drawn = 0
 
     def token_root(self, kid: str | None = None) -> bytes:  # noqa: ARG002 - the port's signature
         return ROOT
+
+    def ledger_root(self) -> bytes:
+        return LEDGER_ROOT
 
     def new_data_key(self) -> tuple[bytes, bytes, DataKey]:
         self.drawn += 1
@@ -76,6 +83,10 @@ def a_tokenizer() -> Tokenizer:
     return Tokenizer(ROOT, tenant=TENANT, kid=KID)
 
 
+def a_ledger_hash() -> LedgerHash:
+    return ledger_hash(LEDGER_ROOT, TENANT)
+
+
 def a_message(
     body: str = "{}",
     *,
@@ -103,7 +114,17 @@ def a_column(type_: str = "text", *, name: str = "c", path: str = "f", **options
 def a_road(
     columns: tuple[Column, ...] = LOGIN_COLUMNS, *, ledger_key: str = "message_id", sealer: Sealer | None = None
 ) -> Road:
-    return Road(columns=columns, tokenizer=a_tokenizer(), sealer=sealer or a_sealer(), ledger_key=ledger_key)
+    return Road(
+        columns=columns,
+        tokenizer=a_tokenizer(),
+        ledger_hash=a_ledger_hash(),
+        sealer=sealer or a_sealer(),
+        ledger_key=ledger_key,
+    )
+
+
+def a_vault(sealer: Sealer | None = None, columns: tuple[Column, ...] = LOGIN_COLUMNS) -> VaultStore:
+    return VaultStore(columns=columns, sealer=sealer or a_sealer(), epoch=lambda: 20234)
 
 
 def label(value: object) -> str:

@@ -103,20 +103,23 @@ def check(context: click.Context, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--constrain", is_flag=True, help="Also give an existing target table the checks of its masked columns.")
 @click.pass_context
-def migrate(context: click.Context) -> None:
+def migrate(context: click.Context, constrain: bool) -> None:
     """Create or upgrade coatcheck's tables, and the target table where there is none. Safe while workers run."""
     from coatcheck import app
 
     config = configuration(context)
-    done = app.migrate(config)
+    done = app.migrate(config, constrain=constrain)
     for name in done.applied:
         terminal.out(f"applied {name}")
     if done.created_table:
         terminal.out(f"created table {config.target.table}")
+    for name in done.constrained:
+        terminal.out(f"added check {name} to {config.target.table}")
     if done.pruned:
         terminal.out(f"pruned {done.pruned} slots of the ledger")
-    if not (done.applied or done.created_table):
+    if not (done.applied or done.created_table or done.constrained):
         terminal.out("nothing to do: the schema is up to date")
 
 

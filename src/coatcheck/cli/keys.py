@@ -1,4 +1,4 @@
-"""`coatcheck keys`: make and list keys. No command prints a key."""
+"""`coatcheck keys`: make, list, rotate and retire keys. No command prints a key."""
 
 from __future__ import annotations
 
@@ -7,21 +7,37 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.sections import Sections
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
+    from coatcheck.vault.retokenize import Retokenized
 
 
-@click.group()
+class _Keys(Sections):
+    sections = {  # noqa: RUF012 - as in Sections
+        "Keys": ("init", "list"),
+        "Rotate the token key": ("rotate", "retokenize", "retire"),
+        "Rotate the key that wraps data keys": ("rotate-seal", "rewrap", "retire-seal"),
+    }
+
+
+@click.group(cls=_Keys)
 def keys() -> None:
-    """Make and list keys."""
+    """Make, list, rotate and retire keys."""
+
+
+def _config(context: click.Context) -> Config:
+    from coatcheck.config import load
+
+    return load(context.obj)
 
 
 def announce(config: Config, tenant: str = "default") -> None:
     """Make a keyring and say what was written."""
-    from coatcheck import app
+    from coatcheck import custody
 
-    created = app.keys_init(config, tenant)
+    created = custody.create(config, tenant)
     for path in created.files:
         terminal.out(f"wrote {path}")
     for text in created.warnings:
@@ -32,13 +48,12 @@ def announce(config: Config, tenant: str = "default") -> None:
 @click.option("--tenant", default="default", show_default=True, help="Whose data; part of every token's key.")
 @click.pass_context
 def init(context: click.Context, tenant: str) -> None:
-    """Make a local keyring (token root and sealing key pair) in [keys] path. Never overwrites.
+    """Make a keyring in [keys] path: token root and sealing key pair, or with AWS KMS a wrapped token root.
 
-    The private key is encrypted with COATCHECK_KEYS__PASSPHRASE, or else stored in clear, with a warning.
+    Never overwrites. The local private key is encrypted with COATCHECK_KEYS__PASSPHRASE, or else stored in clear, with
+    a warning.
     """
-    from coatcheck.config import load
-
-    announce(load(context.obj), tenant)
+    announce(_config(context), tenant)
 
 
 @keys.command("list")
@@ -46,13 +61,105 @@ def init(context: click.Context, tenant: str) -> None:
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
     """List key ids, kinds, ages and fingerprints."""
-    from coatcheck import app
-    from coatcheck.config import load
+    from coatcheck import custody
 
-    rows = app.keys_list(load(context.obj))
+    rows = custody.list_keys(_config(context))
     if as_json:
         fields = ("kid", "kind", "created", "fingerprint", "active")
         terminal.out_json([{name: getattr(row, name) for name in fields} | {"path": str(row.path)} for row in rows])
         return
     head = ("key", "kind", "created", "fingerprint", "active", "file")
     terminal.table(head, ((r.kid, r.kind, r.created, r.fingerprint, "yes" if r.active else "no", r.path) for r in rows))
+
+
+@keys.command()
+@click.pass_context
+def rotate(context: click.Context) -> None:
+    """Add a token key as the active one. Both are computed from then on, until the old one is retired.
+
+    Loaders take the new keyring when they are started again, one after the other; groups stay whole in the view
+    TABLE_current meanwhile.
+    """
+    from coatcheck import rotation
+
+    done = rotation.rotate(_config(context))
+    terminal.out(f"{done.new} is the active token key, {done.old} retires")
+    for name in done.without_vault:
+        terminal.warn(f"column {name} keeps no originals: its rows stay under {done.old} until they are loaded anew")
+    terminal.note(
+        "next: bring the keyring to every loader and start it again, then `coatcheck keys retokenize` and "
+        f"`coatcheck keys retire {done.old}`"
+    )
+
+
+@keys.command()
+@click.pass_context
+def retokenize(context: click.Context) -> None:
+    """Take vault and table to the active token key, in small steps. Needs the private key; can be resumed."""
+    from coatcheck import rotation
+
+    with terminal.progress("re-tokenizing") as show:
+
+        def tick(done: Retokenized) -> None:
+            show(done.entries + done.rows, f"{done.entries:,} entries, {done.rows:,} rows")
+
+        done = rotation.retokenize(_config(context), tick)
+    terminal.out(f"{done.entries:,} vault entries and {done.rows:,} rows are under the active key now")
+    if done.mismatched:
+        terminal.warn(
+            f"{done.mismatched:,} vault entries are not the originals of their tokens: damaged, or planted; they stay"
+        )
+    for name, count in done.left.items():
+        terminal.warn(f"{count:,} rows of column {name} are still under the old key")
+
+
+@keys.command()
+@click.argument("kid")
+@click.pass_context
+def retire(context: click.Context, kid: str) -> None:
+    """Remove a token key for good. Refused while any of its tokens is left; a loader that still has it is shut out."""
+    from coatcheck import rotation
+
+    rotation.retire(_config(context), kid)
+    terminal.out(f"{kid} is retired: no token of it is left, and none can be written")
+
+
+@keys.command("rotate-seal")
+@click.pass_context
+def rotate_seal(context: click.Context) -> None:
+    """Put a new seal pair in place of the one in use, and wrap all data keys anew. Tokens are not touched."""
+    from coatcheck import custody, rotation
+
+    config = _config(context)
+    done = custody.rotate_seal(config)
+    for path in done.files:
+        terminal.out(f"wrote {path}")
+    for text in done.warnings:
+        terminal.warn(text)
+    terminal.out(f"wrapped {rotation.rewrap(config):,} data keys anew")
+    terminal.note(
+        "next: bring seal-public.json to every loader and start it again, then `coatcheck keys rewrap` and "
+        f"`coatcheck keys retire-seal {done.old_id}`"
+    )
+
+
+@keys.command()
+@click.pass_context
+def rewrap(context: click.Context) -> None:
+    """Wrap the data keys anew that are not under the present key. Can be stopped and resumed."""
+    from coatcheck import rotation
+
+    with terminal.progress("wrapping") as show:
+        done = rotation.rewrap(_config(context), lambda count: show(count, f"{count:,} data keys"))
+    terminal.out(f"wrapped {done:,} data keys anew")
+
+
+@keys.command("retire-seal")
+@click.argument("key_id")
+@click.pass_context
+def retire_seal(context: click.Context, key_id: str) -> None:
+    """Delete the private half of an older seal pair. Refused while a data key is wrapped under it."""
+    from coatcheck import rotation
+
+    rotation.retire_seal(_config(context), key_id)
+    terminal.out(f"seal key {key_id} is gone")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.errors import ConfigError, RefusedError
+from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
@@ -118,6 +118,11 @@ def retry(context: click.Context, ids: tuple[int, ...], reason: str | None, ever
     terminal.out(
         f"{done.loaded:,} loaded, {sum(done.rejected.values()):,} rejected again" + (f": {again}" if again else "")
     )
+    if done.unopened:
+        raise CoatcheckError(
+            f"{done.unopened:,} bodies do not open, and are held on",
+            hint="they were sealed under another key pair, or were damaged",
+        )
 
 
 @quarantine.command()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from coatcheck import app, terminal
+from coatcheck import app, custody, terminal
 from coatcheck.config import Config
 from coatcheck.demo.samples import Samples, sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
@@ -78,7 +78,7 @@ def _keys(sqs: SqsServer) -> Path:
 
 def _walk(config: Config, postgres: PostgresServer, samples: Samples) -> None:
     _step("coatcheck keys init", "a token root and a sealing key pair, in a folder of their own")
-    app.keys_init(config, "default")
+    custody.create(config, "default")
     _step("coatcheck migrate", "the ledger, the quarantine, and the table user_logins")
     app.migrate(config)
     _step("coatcheck send logins.jsonl", f"{len(samples.bodies)} sample logins: repeats, IPv6, and some broken ones")

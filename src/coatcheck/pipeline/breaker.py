@@ -11,16 +11,47 @@ from coatcheck.errors import RefusedError
 
 
 class Breaker:
-    """Watches the share of rejects among the latest `window` messages, and the run of rejects without a good one."""
+    """Watches the share of rejects among the latest `window` messages, and the run of rejects without a good one.
+
+    The stages and the database are watched apart: a row that the stages let pass is no good sign if the database then
+    refuses it.
+    """
 
     def __init__(self, *, ratio: float, window: int, run: int) -> None:
+        self._stages = _Watch(ratio, window, run)
+        self._database = _Watch(ratio, window, run)
+
+    def observe(self, *, rejected: bool) -> None:
+        """Take note of what the stages made of one message. Raises RefusedError when the breaker opens."""
+        self._stages.observe(rejected=rejected)
+
+    def written(self, *, loaded: int, refused: int) -> None:
+        """Take note of what the database made of the rows of one write. Raises RefusedError when the breaker opens.
+
+        Which row came after which is not known: the refused ones are taken to lie evenly among the others.
+        """
+        if not refused and self._database.good:
+            return  # the usual case, at no cost
+        total, before = loaded + refused, 0
+        for place in range(1, total + 1):
+            now = place * refused // total
+            self._database.observe(rejected=now > before)
+            before = now
+
+
+class _Watch:
+    def __init__(self, ratio: float, window: int, run: int) -> None:
         self._ratio, self._run_limit = ratio, run
         self._latest: deque[bool] = deque(maxlen=window)
         self._rejects = 0
         self._run = 0
 
+    @property
+    def good(self) -> bool:
+        """Whether none of the latest was rejected."""
+        return not self._rejects
+
     def observe(self, *, rejected: bool) -> None:
-        """Take note of one message. Raises RefusedError when the breaker opens."""
         latest = self._latest
         if len(latest) == latest.maxlen:
             self._rejects -= latest[0]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 
 from coatcheck.keys.forms import FormError, text_v1
-from coatcheck.keys.tokens import Tokenizer
+from coatcheck.keys.tokens import LedgerHash
 from coatcheck.pipeline.decode import JsonObject
 from coatcheck.pipeline.message import Message
 
@@ -43,9 +43,10 @@ def read_origin(text: str | None, sent_ms: int) -> tuple[str | None, int]:
     Anybody who may send can write the attribute: what is not of our form is as if it were not there.
     """
     match = _ORIGIN.fullmatch(text) if text else None
-    if match is None:
+    first_ms = int(match["sent_ms"] or sent_ms) if match else 0
+    if match is None or first_ms > sent_ms:  # sent for the first time after it was sent
         return None, sent_ms
-    return text, int(match["sent_ms"] or sent_ms)
+    return text, first_ms
 
 
 def origin_of(message: Message) -> str:
@@ -71,10 +72,10 @@ def message_id_key(message_id: str) -> bytes:
     return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
-def keyer(mode: str, tokenizer: Tokenizer) -> Keyer:
+def keyer(mode: str, ledger_hash: LedgerHash) -> Keyer:
     """Build the function that gives a message's (key, slot); `mode` as in `[ledger] key`."""
-    sender_key = tokenizer.ledger_key("sender")
-    content_key = tokenizer.ledger_key("content")
+    sender_key = ledger_hash("sender")
+    content_key = ledger_hash("content")
 
     def by_origin(origin: str) -> tuple[bytes, int] | None:
         kind, _, rest = origin.partition(":")
@@ -95,12 +96,12 @@ def keyer(mode: str, tokenizer: Tokenizer) -> Keyer:
 
     if mode == "message_id":
         return by_message_id
-    return by_content if mode == "content" else _by_field(mode.removeprefix("field:"), tokenizer, by_message_id)
+    return by_content if mode == "content" else _by_field(mode.removeprefix("field:"), ledger_hash, by_message_id)
 
 
-def _by_field(name: str, tokenizer: Tokenizer, otherwise: Keyer) -> Keyer:
+def _by_field(name: str, ledger_hash: LedgerHash, otherwise: Keyer) -> Keyer:
     path = tuple(name.split("."))
-    field_key = tokenizer.ledger_key(f"field:{name}")
+    field_key = ledger_hash(f"field:{name}")
 
     def by_field(message: Message, value: JsonObject | None) -> tuple[bytes, int]:
         field: object = value

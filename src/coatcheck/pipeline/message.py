@@ -50,6 +50,11 @@ REASONS: dict[Reason, str] = {
 }
 
 
+def size_of(body: str) -> int:
+    """Return the bytes of a body as SQS counts them (UTF-8)."""
+    return len(body) if body.isascii() else len(body.encode("utf-8", "surrogatepass"))
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
@@ -100,13 +105,32 @@ class DataKey(msgspec.Struct, frozen=True):
     wrapped: bytes
 
 
+class VaultEntry(msgspec.Struct, frozen=True):
+    """The original of a token, sealed, and the epoch (retention period) in which it is kept."""
+
+    token: str
+    epoch: int
+    sealed: Sealed
+
+
+class Alias(msgspec.Struct, frozen=True, order=True):
+    """During a rotation: two tokens of one value, under the key that retires and under the active one."""
+
+    old: str
+    new: str
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One masked row. `key` (16 bytes) and `slot` identify its message in the ledger; `values` are in column order."""
+    """One masked row. `key` (16 bytes) and `slot` identify its message in the ledger; `values` are in column order.
+
+    `originals` are the raw values of the columns that the vault looks after, in their order (see `pipeline.mask`).
+    """
 
     message: Message
     key: bytes
     slot: int
     values: tuple[Value, ...]
+    originals: tuple[Value, ...] = ()
 
     def __repr__(self) -> str:
         """Show the message's id only."""
@@ -136,11 +160,13 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct):
-    """What one transaction takes: rows, rejects, and the data keys the rejects are sealed under."""
+    """What one transaction takes: rows, rejects, what the vault keeps of the rows, and the data keys sealed under."""
 
     rows: list[Row] = msgspec.field(default_factory=list)
     rejected: list[Rejected] = msgspec.field(default_factory=list)
     data_keys: list[DataKey] = msgspec.field(default_factory=list)
+    vault: list[VaultEntry] = msgspec.field(default_factory=list)
+    aliases: list[Alias] = msgspec.field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of messages."""

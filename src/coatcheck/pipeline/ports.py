@@ -53,8 +53,25 @@ class Sink(Protocol):
         """Close connections."""
 
 
+class Vault(Protocol):
+    """Keeps the originals of tokens, sealed. It rides on the batch: the sink's transaction stores what it adds."""
+
+    @property
+    def seals_each(self) -> int:
+        """How many values it seals for one row at most."""
+
+    def keep(self, batch: Batch) -> None:
+        """Add to a batch the entries and aliases of its rows that this process has not stored yet."""
+
+    def stored(self, batch: Batch) -> None:
+        """Take note that the batch with what `keep` added has been committed as a whole."""
+
+
 class BodySealer(Protocol):
     """Seals bodies on the road; it cannot open them."""
+
+    async def ready(self, values: int) -> None:
+        """Wait until the next `values` seals need no key service. Raises UnreachableError, ConfigError."""
 
     def seal(self, plaintext: bytes, *context: bytes) -> Sealed:
         """Seal `plaintext`, bound to `context` as associated data."""

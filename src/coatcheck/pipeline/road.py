@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coatcheck.keys.tokens import Tokenizer
+from coatcheck.keys.tokens import LedgerHash, Tokenizer
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.decode import decoder
 from coatcheck.pipeline.keying import keyer
-from coatcheck.pipeline.mask import masker
-from coatcheck.pipeline.message import Message, Reason, Reject, Rejected, Row, Value
+from coatcheck.pipeline.mask import Masked, masker, vault_columns
+from coatcheck.pipeline.message import Message, Reason, Reject, Rejected, Row
 from coatcheck.pipeline.ports import BodySealer
 from coatcheck.pipeline.validate import validator
 
@@ -17,15 +17,25 @@ _EXACT = (Kind.NUMERIC, Kind.JSONB)
 
 
 class Road:
-    """Decode, validate and mask by the plan of `columns`; key every message by `ledger_key`; seal what is rejected."""
+    """Decode, validate and mask by the plan of `columns`; key every message by `ledger_key`; seal what is rejected.
+
+    With `rotating` the raw values of all columns under a key id go along, for their aliases.
+    """
 
     def __init__(
-        self, *, columns: Sequence[Column], tokenizer: Tokenizer, sealer: BodySealer, ledger_key: str = "message_id"
+        self,
+        *,
+        columns: Sequence[Column],
+        tokenizer: Tokenizer,
+        ledger_hash: LedgerHash,
+        sealer: BodySealer,
+        ledger_key: str = "message_id",
+        rotating: bool = False,
     ) -> None:
         self.decode = decoder(exact=any(column.type.kind in _EXACT for column in columns))
         self._validate = validator(columns)
-        self._mask = masker(columns, tokenizer)
-        self._key = keyer(ledger_key, tokenizer)
+        self._mask = masker(columns, tokenizer, vault_columns(columns, rotating=rotating))
+        self._key = keyer(ledger_key, ledger_hash)
         self._sealer = sealer
 
     def travel(self, message: Message) -> Row | Rejected:
@@ -35,13 +45,13 @@ class Road:
             key, slot = self._key(message, None)
             return self._rejected(message, key, slot, value)
         key, slot = self._key(message, value)  # type: ignore[arg-type]  # narrowed by the line above
-        row = self.values(value, message.sent_ms)  # type: ignore[arg-type]
-        if type(row) is tuple:
-            return Row(message, key, slot, row)
-        return self._rejected(message, key, slot, row)  # type: ignore[arg-type]
+        masked = self.masked(value, message.sent_ms)  # type: ignore[arg-type]
+        if type(masked) is tuple:
+            return Row(message, key, slot, *masked)
+        return self._rejected(message, key, slot, masked)  # type: ignore[arg-type]
 
-    def values(self, value: dict[str, object], sent_ms: int) -> tuple[Value, ...] | Reject:
-        """Validate and mask one decoded object: the stored columns' values, or the reject."""
+    def masked(self, value: dict[str, object], sent_ms: int) -> Masked | Reject:
+        """Validate and mask one decoded object: the stored columns' values and the vault's raw ones, or the reject."""
         record = self._validate(value, sent_ms)
         return self._mask(record) if type(record) is list else record  # type: ignore[return-value]
 

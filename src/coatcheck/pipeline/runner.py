@@ -16,7 +16,7 @@ from typing import Any
 
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row
-from coatcheck.pipeline.ports import BodySealer, Sink, Source
+from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
 from coatcheck.pipeline.road import Road
 
 _log = logging.getLogger(__name__)
@@ -44,9 +44,17 @@ class Runner:
     """Moves messages from a source to a sink until stopped, or until the queue stays empty."""
 
     def __init__(
-        self, *, source: Source, sink: Sink, road: Road, sealer: BodySealer, breaker: Breaker, limits: Limits
+        self,
+        *,
+        source: Source,
+        sink: Sink,
+        road: Road,
+        sealer: BodySealer,
+        vault: Vault,
+        breaker: Breaker,
+        limits: Limits,
     ) -> None:
-        self._source, self._sink, self._road, self._sealer = source, sink, road, sealer
+        self._source, self._sink, self._road, self._sealer, self._vault = source, sink, road, sealer, vault
         self._breaker, self._limits = breaker, limits
         self._stopping = asyncio.Event()
         self._writers = asyncio.Semaphore(limits.writers)
@@ -68,8 +76,8 @@ class Runner:
         """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
         started = time.monotonic()
         try:
-            await self._sink.open()
-            if await self._unless_stopped(self._source.start()):
+            opened = await self._unless_stopped(self._sink.open())
+            if opened and await self._unless_stopped(self._source.start()):
                 await self._take_in(drain=drain)
             await self._source.quiesce()
             await self._finish()
@@ -106,7 +114,7 @@ class Runner:
         quiet = _Quiet(self._source.visibility_s + _MARGIN_S)
         while True:
             messages = await self._source.receive(self._patience())
-            self._take(messages)
+            await self._take(messages)
             if self._due():
                 await self._dispatch()
             if messages:
@@ -127,10 +135,11 @@ class Runner:
         limits = self._limits
         return count >= limits.messages or self._bytes >= limits.bytes or self._patience() <= 0.0
 
-    def _take(self, messages: list[Message]) -> None:
+    async def _take(self, messages: list[Message]) -> None:
         """Send messages down the road into the open batch; those of one receive share it, which keeps their order."""
         if not messages:
             return
+        await self._sealer.ready(len(messages))
         batch = self._batch
         if not len(batch):
             self._since = time.monotonic()
@@ -172,18 +181,22 @@ class Runner:
         self.counts.acked += len(messages) - failed
 
     async def _write(self, batch: Batch) -> None:
+        await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
+        self._vault.keep(batch)
         self._add_data_keys(batch)
         outcome = await self._sink.write(batch)
         self.counts.loaded += outcome.loaded
         self.counts.rejected += outcome.quarantined
         self.counts.duplicates += outcome.duplicates
+        self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
         if outcome.refused:
-            for _ in outcome.refused:
-                self._breaker.observe(rejected=True)
+            await self._sealer.ready(len(outcome.refused))
             await self._write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
+        else:  # of rows that were refused nothing may have been stored
+            self._vault.stored(batch)
 
     def _add_data_keys(self, batch: Batch) -> None:
-        used = {entry.sealed.dek_id for entry in batch.rejected}
+        used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}
         batch.data_keys = [self._sealer.data_key(dek_id) for dek_id in used]
 
     async def _finish(self) -> None:
@@ -193,7 +206,7 @@ class Runner:
             patience = self._limits.drain_s if self._failure is None else min(self._limits.drain_s, _FAILED_S)
             async with asyncio.timeout(patience):
                 while self._failure is None and (messages := await self._source.receive(0.0)):
-                    self._take(messages)
+                    await self._take(messages)
                     if self._due():
                         await self._dispatch()
                 if len(self._batch) and self._failure is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from coatcheck.errors import ConfigError
 from coatcheck.keys.forms import FormError, ip_v1
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 from coatcheck.pipeline.decode import JsonObject
@@ -26,6 +28,7 @@ Record = list[Value]
 Convert = Callable[[Any], Value]
 
 _INTEGER = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
+_READ = (Kind.NUMERIC, Kind.DATE, Kind.TIMESTAMPTZ, Kind.JSONB)
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?", re.ASCII)
 _EPOCH = date(1970, 1, 1)
 _DIGITS = 1000  # PostgreSQL's numeric goes further; no honest message does
@@ -257,9 +260,21 @@ def _walk(value: JsonObject, path: tuple[str, ...]) -> Any:
     return inner
 
 
+def _constant(column: Column) -> Value:
+    """Return the configured default as the stage would give it. Raises ConfigError."""
+    if column.default is None or column.type.kind not in _READ:
+        return column.default
+    try:
+        return _conversion(replace(column, parse=None))(column.default)
+    except _Refused as refused:
+        what = f"the default of column {column.name} is rejected: {refused.reason}"
+        raise ConfigError(what, hint="write it as a message would have it") from None
+
+
 def _default(column: Column) -> Callable[[int], Value]:
     if not column.default_sent_at:
-        return lambda _: column.default
+        constant = _constant(column)
+        return lambda _: constant
     if column.type.kind is Kind.DATE:
         return lambda sent_ms: sent_date(sent_ms // 86_400_000)
     return lambda sent_ms: datetime.fromtimestamp(sent_ms / 1000, UTC)

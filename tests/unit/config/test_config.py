@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from coatcheck.config import ColumnConfig, Config, find_file, load, write_default
+from coatcheck.config import Config, find_file, load, write_default
+from coatcheck.config_columns import ColumnConfig
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, ColumnType, Kind, Mask, Parse
 
@@ -86,8 +87,12 @@ def test_with_no_file_the_designs_login_pipeline_runs() -> None:
     ]  # fmt: skip
     text256 = ColumnType(Kind.VARCHAR, 256)
     assert Config().plan()[2:] == (
-        Column("masked_ip", ("ip",), text256, required=True, parse=Parse.IP, mask=Mask.TOKEN, domain="ip"),
-        Column("masked_device_id", ("device_id",), text256, True, parse=Parse.TEXT, mask=Mask.TOKEN, domain="device"),
+        Column("masked_ip", ("ip",), text256, required=True, parse=Parse.IP, mask=Mask.TOKEN, domain="ip", vault=True),
+        replace(
+            Column("masked_device_id", ("device_id",), text256, True, parse=Parse.TEXT, mask=Mask.TOKEN),
+            domain="device",
+            vault=True,
+        ),
         Column("locale", ("locale",), ColumnType(Kind.VARCHAR, 32)),
         Column("app_version", ("app_version",), ColumnType(Kind.INTEGER), parse=Parse.VERSION),
         Column("create_date", ("create_date",), ColumnType(Kind.DATE), default_sent_at=True),
@@ -263,7 +268,8 @@ def test_a_wrong_type_names_the_option(section: str, option: str, value: Any) ->
     assert f"{section}.{option}" in refused(f"[{section}]\n{option} = {toml(value)}\n")
 
 
-FREE = {"queue", "region", "profile", "endpoint_url", "ca_bundle", "dsn", "table", "path", "passphrase"}
+FREE = {"queue", "region", "profile", "endpoint_url", "ca_bundle", "dsn", "table", "path", "passphrase",
+        "token_root", "private_key", "token_key", "vault_key"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("section", "option"), [pair for pair in OPTIONS if pair[1] not in FREE])
@@ -431,11 +437,16 @@ GOOD_COLUMNS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"type": " VARCHAR(10) "}, {"type": ColumnType(Kind.VARCHAR, 10)}),
     ({"type": "varchar(10485760)"}, {"type": ColumnType(Kind.VARCHAR, 10_485_760)}),
     ({"from": "a.b.c"}, {"path": ("a", "b", "c")}),
-    ({"domain": "d"}, {"mask": Mask.TOKEN, "domain": "d"}),
+    ({"domain": "d"}, {"mask": Mask.TOKEN, "domain": "d", "vault": True}),
+    ({"domain": "d", "vault": False}, {"mask": Mask.TOKEN, "domain": "d"}),
+    ({"domain": "d", "mask": "seal"}, {"mask": Mask.SEAL, "domain": "d"}),
+    ({"domain": "d", "mask": "subnet", "parse": "ip"}, {"mask": Mask.SUBNET, "domain": "d", "parse": Parse.IP}),
+    ({"domain": "d", "mask": "ipcrypt-pfx", "parse": "ip"},
+     {"mask": Mask.IPCRYPT_PFX, "domain": "d", "parse": Parse.IP}),
     ({"domain": "d", "mask": "token", "type": "varchar(69)"},
-     {"mask": Mask.TOKEN, "domain": "d", "type": ColumnType(Kind.VARCHAR, 69)}),
+     {"mask": Mask.TOKEN, "domain": "d", "vault": True, "type": ColumnType(Kind.VARCHAR, 69)}),
     ({"domain": "d", "casefold": True, "strip_chars": "-: ."},
-     {"mask": Mask.TOKEN, "domain": "d", "casefold": True, "strip_chars": "-: ."}),
+     {"mask": Mask.TOKEN, "domain": "d", "vault": True, "casefold": True, "strip_chars": "-: ."}),
     ({"mask": "redact", "type": "varchar(10)"}, {"mask": Mask.REDACT, "type": ColumnType(Kind.VARCHAR, 10)}),
     ({"mask": "keep", "parse": "ip"}, {"parse": Parse.IP}),
     ({"default": "none"}, {"default": "none"}),
@@ -445,6 +456,9 @@ GOOD_COLUMNS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"type": "integer", "default": 0}, {"type": ColumnType(Kind.INTEGER), "default": 0}),
     ({"type": "integer", "default": -(2**31)}, {"type": ColumnType(Kind.INTEGER), "default": -(2**31)}),
     ({"type": "bigint", "default": 2**63 - 1}, {"type": ColumnType(Kind.BIGINT), "default": 2**63 - 1}),
+    ({"type": "numeric(10, 2)"}, {"type": ColumnType(Kind.NUMERIC, 10, 2)}),
+    ({"type": "numeric", "default": 1.5}, {"type": ColumnType(Kind.NUMERIC), "default": 1.5}),
+    ({"type": "date", "default": "2026-01-01"}, {"type": ColumnType(Kind.DATE), "default": "2026-01-01"}),
     ({"type": "boolean", "default": False}, {"type": ColumnType(Kind.BOOLEAN), "default": False}),
     ({"type": "bigint", "parse": "version"}, {"type": ColumnType(Kind.BIGINT), "parse": Parse.VERSION}),
     ({"type": "date", "parse": "timestamp"}, {"type": ColumnType(Kind.DATE), "parse": Parse.TIMESTAMP}),
@@ -462,7 +476,10 @@ def test_good_columns(options: dict[str, Any], expected: dict[str, Any]) -> None
 BAD_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"from": ""}, "columns.c.from"),
     ({"type": "varchar"}, "c: varchar takes a length"),
-    ({"type": "text(5)"}, "c: varchar takes a length"),
+    ({"type": "text(5)"}, "c: only varchar and numeric take a length"),
+    ({"type": "varchar(5,2)"}, "c: varchar takes a length"),
+    ({"type": "numeric(5,6)"}, "c: varchar takes 10485760 characters at most, numeric 1000 digits"),
+    ({"type": "numeric(1001)"}, "c: varchar takes 10485760 characters at most, numeric 1000 digits"),
     ({"type": "varchar(0)"}, "c: unknown type"),
     ({"type": "varchar(10485761)"}, "c: varchar takes 10485760 characters at most"),
     ({"type": "varchar(-1)"}, "c: unknown type"),
@@ -476,9 +493,16 @@ BAD_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"domain": ""}, "columns.c.domain"),
     ({"domain": f"{CANARY}\n"}, "columns.c.domain"),
     ({"mask": "token"}, 'c: mask = "token" needs a domain'),
-    ({"mask": "keep", "domain": "d"}, 'c: a domain goes with mask = "token" only'),
-    ({"mask": "redact", "domain": "d"}, 'c: a domain goes with mask = "token" only'),
-    ({"mask": "drop", "domain": "d"}, 'c: a domain goes with mask = "token" only'),
+    ({"mask": "seal"}, 'c: mask = "seal" needs a domain'),
+    ({"mask": "seal", "domain": "d", "vault": True}, 'c: vault = true goes with mask = "token" only'),
+    ({"vault": True}, 'c: vault = true goes with mask = "token" only'),
+    ({"mask": "subnet", "domain": "d"}, 'c: mask = "subnet" goes with parse = "ip"'),
+    ({"mask": "ipcrypt-pfx", "domain": "d"}, 'c: mask = "ipcrypt-pfx" goes with parse = "ip"'),
+    ({"mask": "subnet", "domain": "d", "parse": "ip", "casefold": True}, "c: casefold and strip_chars go with"),
+    ({"mask": "seal", "domain": "d", "type": "varchar(92)"}, "c: the mask needs varchar(93) or longer"),
+    ({"mask": "keep", "domain": "d"}, "c: a domain goes with mask = token, seal, subnet, ipcrypt-pfx only"),
+    ({"mask": "redact", "domain": "d"}, "c: a domain goes with mask = token, seal, subnet, ipcrypt-pfx only"),
+    ({"mask": "drop", "domain": "d"}, "c: a domain goes with mask = token, seal, subnet, ipcrypt-pfx only"),
     ({"required": True, "default": CANARY}, "c: a required column cannot have a default"),
     ({"required": True, "type": "date", "default": "sent_at"}, "c: a required column cannot have a default"),
     ({"domain": "d", "type": "integer"}, "c: a masked column holds text"),
@@ -501,10 +525,7 @@ BAD_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"type": "integer", "default": 2**31}, "c: the default does not fit the type"),
     ({"type": "bigint", "default": 2**63}, "c: the default does not fit the type"),
     ({"type": "boolean", "default": 1}, "c: the default does not fit the type"),
-    ({"type": "numeric", "default": 1}, "c: the default does not fit the type"),
-    ({"type": "jsonb", "default": CANARY}, "c: the default does not fit the type"),
-    ({"type": "date", "default": "2024-02-29"}, "c: the default does not fit the type"),
-    ({"default": 1.5}, "columns.c.default"),
+    ({"default": 1.5}, "c: the default does not fit the type"),
     ({"domain": "d", "strip_chars": "abc"}, "columns.c.strip_chars"),
     ({"domain": "d", "strip_chars": "\t"}, "columns.c.strip_chars"),
     ({"domain": "d", "strip_chars": "-" * 33}, "columns.c.strip_chars"),
@@ -574,3 +595,30 @@ def test_no_error_is_raised_from_one_that_holds_the_value(monkeypatch: pytest.Mo
         load()
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+# -- what goes together
+
+
+def test_columns_of_one_domain_have_one_form() -> None:
+    def two(**options: Any) -> str:
+        plain, other = ({"from": "f", "type": "text", "domain": "d"} | more for more in ({}, options))
+        return f"[columns]\nc = {toml(plain)}\ne = {toml(other)}\n"
+
+    assert "columns: e: the domain d has another canonical form in another column" in refused(two(casefold=True))
+    assert "columns: e: the domain d has another" in refused(two(mask="subnet", parse="ip"))
+    assert len(read(two(mask="seal")).plan()) == 2
+
+
+def test_kms_needs_two_different_keys() -> None:
+    assert 'provider = "aws-kms" needs token_key and vault_key' in refused('[keys]\nprovider = "aws-kms"\n')
+    one = '[keys]\nprovider = "aws-kms"\ntoken_key = "alias/x"\nvault_key = "alias/x"\n'
+    assert "token_key and vault_key must differ" in refused(one)
+
+
+@pytest.mark.parametrize("name", ["COATCHECK_SERVICE_HOST", "COATCHECK_PORT", "COATCHECK_PORT_80_TCP_ADDR"])
+def test_what_kubernetes_tells_of_a_service_of_our_name_is_no_option(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert load() == Config()

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.builders import ROOT, SENT_MS, a_message, a_tokenizer
+from tests.support.builders import ROOT, SENT_MS, a_ledger_hash, a_message
 
-from coatcheck.keys import Tokenizer
+from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.decode import decoder
 from coatcheck.pipeline.keying import FOREVER, SLOTS, keyer, message_id_key, origin_for_body, origin_of
 from coatcheck.pipeline.message import Message
@@ -23,9 +23,9 @@ any_text = st.text(st.characters(exclude_categories=()))
 decode = decoder(exact=False)
 
 
-def key_of(message: Message, mode: str = "message_id", tokenizer: Tokenizer | None = None) -> tuple[bytes, int]:
+def key_of(message: Message, mode: str = "message_id", hashes: LedgerHash | None = None) -> tuple[bytes, int]:
     value = decode(message.body)
-    return keyer(mode, tokenizer or a_tokenizer())(message, value if isinstance(value, dict) else None)
+    return keyer(mode, hashes or a_ledger_hash())(message, value if isinstance(value, dict) else None)
 
 
 # -- by message id
@@ -92,14 +92,14 @@ def test_an_id_may_hold_what_separates_it_from_its_time() -> None:
 def test_the_senders_key_outranks_id_and_day() -> None:
     one = key_of(a_message(message_id="1", origin="key:abc", sent_ms=0))
     other = key_of(a_message(message_id="2", origin="key:abc", sent_ms=SENT_MS))
-    assert one == other == (a_tokenizer().ledger_key("sender")(b"abc"), FOREVER)
+    assert one == other == (a_ledger_hash()("sender")(b"abc"), FOREVER)
     assert key_of(a_message(origin="key:abd"))[0] != one[0]
 
 
 def test_a_senders_key_is_hashed_under_the_tenants_key() -> None:
     """Else anybody could compute which ledger entry stands for which file."""
     keys = {
-        key_of(a_message(origin="key:abc"), tokenizer=Tokenizer(root, tenant=tenant, kid="k1"))[0]
+        key_of(a_message(origin="key:abc"), hashes=ledger_hash(root, tenant))[0]
         for root in (ROOT, bytes(32)) for tenant in ("one", "two")
     }  # fmt: skip
     assert len(keys) == 4
@@ -134,7 +134,7 @@ def test_a_body_has_one_origin_for_each_repeat() -> None:
 def test_by_content_the_body_alone_counts() -> None:
     one = key_of(a_message('{"a": 1}', message_id="1"), "content")
     assert one == key_of(a_message('{"a": 1}', message_id="2", sent_ms=0, origin="key:abc"), "content")
-    assert one == (a_tokenizer().ledger_key("content")(b'{"a": 1}'), FOREVER)
+    assert one == (a_ledger_hash()("content")(b'{"a": 1}'), FOREVER)
     assert one[0] != key_of(a_message('{"a":1}'), "content")[0]
     assert one[0] != hashlib.sha256(b'{"a": 1}').digest()[:16]
 
@@ -149,7 +149,7 @@ def test_by_content_a_body_that_is_no_json_has_a_key_too() -> None:
 def test_by_field_the_fields_value_counts() -> None:
     one = key_of(a_message('{"event": "e1", "x": 1}', message_id="1"), "field:event")
     assert one == key_of(a_message('{"event": "e1", "x": 2}', message_id="2", sent_ms=0), "field:event")
-    assert one == (a_tokenizer().ledger_key("field:event")(b"e1"), FOREVER)
+    assert one == (a_ledger_hash()("field:event")(b"e1"), FOREVER)
     assert one[0] != key_of(a_message('{"event": "e2"}'), "field:event")[0]
 
 
@@ -160,7 +160,7 @@ def test_by_field_a_whole_number_is_its_text_and_white_space_around_does_not_cou
 
 def test_by_field_dots_reach_into_objects() -> None:
     message = a_message('{"meta": {"event": {"id": "e1"}}}')
-    assert key_of(message, "field:meta.event.id") == (a_tokenizer().ledger_key("field:meta.event.id")(b"e1"), FOREVER)
+    assert key_of(message, "field:meta.event.id") == (a_ledger_hash()("field:meta.event.id")(b"e1"), FOREVER)
 
 
 def test_equal_values_of_different_fields_are_different_messages() -> None:

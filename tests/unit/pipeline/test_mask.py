@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.builders import KID, a_column, a_message, a_road, a_tokenizer, label, opened
+from tests.support.builders import KID, ROOT, TENANT, a_column, a_message, a_road, a_tokenizer, label, opened
 
 from coatcheck.keys import TOKEN_PATTERN
 from coatcheck.keys.forms import Form
+from coatcheck.keys.ipcrypt import decrypt_function
 from coatcheck.pipeline.columns import Column, Mask, Parse
-from coatcheck.pipeline.mask import REDACTED, form_of, masker
+from coatcheck.pipeline.mask import REDACTED, form_of, masker, vault_columns
 from coatcheck.pipeline.message import Reason, Reject, Rejected, Row
 
 LONE = "\ud800"
@@ -25,12 +26,52 @@ TOKENS = a_tokenizer()
 
 
 def a_masked(mask: Mask, **options: Any) -> Column:
-    domain = "d" if mask is Mask.TOKEN else ""
-    return a_column("varchar(256)", mask=mask, **({"domain": domain} | options))
+    keyed = (Mask.TOKEN, Mask.SEAL, Mask.SUBNET, Mask.IPCRYPT_PFX)
+    return a_column("varchar(256)", mask=mask, **({"domain": "d" if mask in keyed else ""} | options))
 
 
 def masked(columns: Sequence[Column], *record: object) -> Any:
-    return masker(columns, TOKENS)(list(record))
+    """Return the masked values, or the reject."""
+    result = masker(columns, TOKENS)(list(record))
+    return result if isinstance(result, Reject) else result[0]
+
+
+def test_the_vaults_raw_values_go_along_in_the_columns_order() -> None:
+    columns = [a_column(name="a"), a_masked(Mask.TOKEN, name="b", vault=True), a_masked(Mask.DROP, name="c"),
+               a_masked(Mask.TOKEN, name="d"), a_masked(Mask.TOKEN, name="e", vault=True)]  # fmt: skip
+    assert [column.name for column in vault_columns(columns, rotating=False)] == ["b", "e"]
+    assert [column.name for column in vault_columns(columns, rotating=True)] == ["b", "d", "e"]
+    mask = masker(columns, TOKENS, vault_columns(columns, rotating=False))
+    values, originals = mask(["x", " Y ", "gone", "z", None])  # type: ignore[misc]  # no reject
+    token = TOKENS.for_domain("d", Form("text"))
+    assert values == ("x", token("Y"), token("z"), None)
+    assert originals == (" Y ", None)
+
+
+def test_seal_opens_to_the_canonical_text_and_joins() -> None:
+    (sealed,) = masked([a_masked(Mask.SEAL)], " Ann ")
+    assert sealed == masked([a_masked(Mask.SEAL)], "Ann")[0] != masked([a_masked(Mask.SEAL)], "ann")[0]
+    assert TOKENS.open_for("d", Form("text"))(sealed) == "Ann"
+
+
+def test_sealed_text_that_does_not_fit_its_column_is_a_reject() -> None:
+    narrow = a_column("varchar(93)", mask=Mask.SEAL, domain="d")
+    assert len(masked([narrow], "x" * 28)[0]) <= 93
+    assert masked([narrow], "x" * 60) == Reject(Reason.TOO_LONG, "c")
+
+
+def test_subnet_is_the_token_of_the_network() -> None:
+    column = a_masked(Mask.SUBNET, parse=Parse.IP)
+    one, other = masked([column], "192.0.2.1"), masked([column], "::ffff:192.0.2.254")
+    assert one == other != masked([column], "192.0.3.1")
+    assert one != masked([a_masked(Mask.TOKEN, parse=Parse.IP)], "192.0.2.0")
+
+
+def test_ipcrypt_keeps_prefixes_and_decrypts() -> None:
+    column = a_masked(Mask.IPCRYPT_PFX, parse=Parse.IP)
+    (one,), (other,) = masked([column], "192.0.2.1"), masked([column], "192.0.2.2")
+    assert one.rsplit(".", 1)[0] == other.rsplit(".", 1)[0]
+    assert decrypt_function(ROOT, tenant=TENANT, kid=KID, domain="d")(one) == "192.0.2.1"
 
 
 def test_a_token_is_the_tokenizers_for_domain_and_form() -> None:

@@ -24,6 +24,7 @@ from tests.support.builders import (
     a_road,
     a_sealer,
     a_tokenizer,
+    a_vault,
     login_body,
     opened,
 )
@@ -198,7 +199,13 @@ class Gone(FakeKeys):
 async def run(source: MemorySource, sink: Sink, sealer: Sealer, breaker: Breaker) -> None:
     limits = Limits(seconds=0, drain_s=0.05)
     runner = Runner(
-        source=source, sink=sink, road=a_road(COLUMNS, sealer=sealer), sealer=sealer, breaker=breaker, limits=limits
+        source=source,
+        sink=sink,
+        road=a_road(COLUMNS, sealer=sealer),
+        sealer=sealer,
+        vault=a_vault(sealer, COLUMNS),
+        breaker=breaker,
+        limits=limits,
     )
     if sink.fault == "hang":
         asyncio.get_running_loop().call_later(0.05, runner.stop)

@@ -15,7 +15,7 @@ from unittest import mock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.support.builders import a_road, a_sealer, login_body, opened
+from tests.support.builders import a_road, a_sealer, a_vault, login_body, opened
 
 from coatcheck.errors import UnreachableError
 from coatcheck.pipeline import runner as module
@@ -105,6 +105,7 @@ class Promise(RuleBasedStateMachine):
             sink=self.sink,
             road=a_road(sealer=sealer),
             sealer=sealer,
+            vault=a_vault(sealer),
             breaker=Breaker(ratio=1, window=NEVER, run=NEVER),
             limits=limits,
         )

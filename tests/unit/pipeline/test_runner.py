@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.builders import a_road, a_sealer, login_body, opened
+from tests.support.builders import a_road, a_sealer, a_vault, login_body, opened
 
 from coatcheck.errors import CoatcheckError, RefusedError, UnreachableError
 from coatcheck.pipeline import runner as module
@@ -97,6 +97,7 @@ def a_runner(source: MemorySource, sink: MemorySink, *, breaker: Breaker | None 
         sink=sink,
         road=a_road(sealer=sealer),
         sealer=sealer,
+        vault=a_vault(sealer),
         breaker=breaker or Breaker(ratio=1, window=10**6, run=10**6),
         limits=Limits(**({"seconds": 0.01, "drain_s": SOON} | limits)),
     )

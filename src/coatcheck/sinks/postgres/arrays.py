@@ -85,6 +85,11 @@ def int2s(values: Sequence[int]) -> BinaryArray:
     return fixed(INT2, 2, [_INT2.pack(value) for value in values])
 
 
+def int4s(values: Sequence[int]) -> BinaryArray:
+    """Encode integers as int4[]."""
+    return fixed(INT4, 4, [_INT4.pack(value) for value in values])
+
+
 def int8s(values: Sequence[int]) -> BinaryArray:
     """Encode integers as int8[]."""
     return fixed(INT8, 8, [_INT8.pack(value) for value in values])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -12,12 +11,12 @@ import psycopg
 from psycopg.rows import class_row
 
 from coatcheck.pipeline.columns import Column
-from coatcheck.pipeline.message import DataKey, Message, Reject, Sealed, Value
+from coatcheck.pipeline.message import Batch, DataKey, Message, Reject, Sealed
 from coatcheck.sinks.postgres import arrays
-from coatcheck.sinks.postgres.schema import connect
-from coatcheck.sinks.postgres.sink import compose
-from coatcheck.sinks.postgres.sqlstate import Verdict, sqlstate_of, stop_error, verdict
+from coatcheck.sinks.postgres.sink import compose, vault_lists
 from coatcheck.sql import query
+from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.sqlstate import Verdict, sqlstate_of, stop_error, verdict
 
 _PAGE = 500
 
@@ -82,7 +81,7 @@ class Quarantine:
     def entries(self, selection: Selection, *, resolved: bool = False, limit: int = 100) -> list[Entry]:
         """Return held entries (with `resolved` all of them), oldest first."""
         parameters = selection.parameters() | {"all": resolved, "after": 0, "limit": limit}
-        with _translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
+        with translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
             return cursor.execute(query("quarantine_list"), parameters).fetchall()
 
     def held(self, selection: Selection) -> Iterator[Held]:
@@ -90,16 +89,20 @@ class Quarantine:
         after = 0
         while True:
             parameters = selection.parameters() | {"after": after, "limit": _PAGE}
-            with _translated("read the quarantine"):
+            with translated("read the quarantine"):
                 page = self._connection.execute(query("quarantine_open"), parameters).fetchall()
             if not page:
                 return
             yield from map(_held, page)
             after = page[-1][0]
 
-    def load(self, held: Held, values: tuple[Value, ...]) -> str | None:
-        """Insert the row and mark the entry loaded, once; return None, or the SQLSTATE of a refused row."""
-        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id}
+    def load(self, held: Held, batch: Batch) -> str | None:
+        """Insert the one row of `batch` with what the vault keeps of it, and mark the entry loaded, once.
+
+        Returns None, or the SQLSTATE of a refused row.
+        """
+        values = batch.rows[0].values
+        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id} | vault_lists(batch)
         parameters |= {
             f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
         }
@@ -115,17 +118,17 @@ class Quarantine:
     def rejected_again(self, held: Held, reject: Reject) -> None:
         """Note a further try that failed."""
         parameters = {"quarantine_id": held.quarantine_id, "reason": str(reject.reason), "detail": reject.detail}
-        with _translated("write to the quarantine"):
+        with translated("write to the quarantine"):
             self._connection.execute(query("quarantine_again"), parameters)
 
     def discard(self, selection: Selection) -> int:
         """Erase the bodies of held entries and mark them discarded; return how many."""
-        with _translated("discard from the quarantine"):
+        with translated("discard from the quarantine"):
             return self._connection.execute(query("quarantine_discard"), selection.parameters()).rowcount
 
     def status(self) -> tuple[Any, ...]:
         """Return (rows loaded and duplicates in the last minute, newest commit, its lag in s, held by reason)."""
-        with _translated("read the status"):
+        with translated("read the status"):
             found = self._connection.execute(query("status")).fetchone()
         return found or (0, 0, None, None, {})
 
@@ -140,11 +143,3 @@ def _held(row: tuple[Any, ...]) -> Held:
         Sealed(dek_id.bytes, nonce, ciphertext),
         DataKey(dek_id.bytes, kek, wrapped),
     )
-
-
-@contextmanager
-def _translated(action: str) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise stop_error(error, action) from None

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
-from coatcheck.sinks.postgres.sink import conninfo, table_identifier
-from coatcheck.sinks.postgres.sqlstate import stop_error
+from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
 from coatcheck.sql import migrations, newest, query
+from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.sqlstate import stop_error
 
 _log = logging.getLogger(__name__)
 _LOCK = 0x636F6174  # "coat": the advisory lock that makes migrations take turns
@@ -35,11 +35,16 @@ _WIDER = {
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned."""
+    """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned.
+
+    And the name of the view over it (empty: this user may not make it), and the checks added to an existing table.
+    """
 
     applied: tuple[str, ...] = ()
     created_table: bool = False
     pruned: int = 0
+    view: str = ""
+    constrained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,47 +60,69 @@ def _wrong(what: str, hint: str) -> Finding:
     return Finding("database", "error", what, hint)
 
 
-def connect(dsn: str) -> psycopg.Connection[Any]:
-    """Open a connection in autocommit mode. Raises UnreachableError, ConfigError."""
-    try:
-        return psycopg.connect(conninfo(dsn), autocommit=True, prepare_threshold=None)
-    except psycopg.Error as error:
-        raise stop_error(error, "connect to the database") from None
+def migrate(
+    dsn: str, table: str, columns: Sequence[Column], *, constrain: bool = False, epochs: Sequence[int] = ()
+) -> Migrated:
+    """Bring coatcheck's schema to the newest version; make the target table where there is none, and the view over it.
 
-
-def migrate(dsn: str, table: str, columns: Sequence[Column]) -> Migrated:
-    """Bring coatcheck's schema to the newest version and create the target table where there is none.
-
-    Each migration is one transaction; runs take turns by an advisory lock. Raises UnreachableError, ConfigError.
+    With `constrain` an existing table gets the checks of its masked columns. `epochs` get their partitions in the
+    vault. Each migration is one transaction; runs take turns by an advisory lock. Raises UnreachableError, ConfigError.
     """
-    with connect(dsn) as connection:
-        try:
-            return _migrate(connection, table, columns)
-        except psycopg.Error as error:
-            raise stop_error(error, "migrate the database") from None
+    with connect(dsn) as connection, translated("migrate the database"):
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            applied = _apply(connection)
+            created = not _table_columns(connection, table)
+            if created:
+                connection.execute(create_table(table, columns))
+        view = _view(connection, table, columns)
+        constrained = _constrain(connection, table, columns) if constrain else ()
+        connection.execute(query("make_epochs"), {"epochs": list(epochs)})
+        pruned = connection.execute(query("prune")).fetchone()
+    return Migrated(tuple(applied), created, pruned[0] if pruned else 0, view, constrained)
 
 
-def _migrate(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> Migrated:
-    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
+def _apply(connection: psycopg.Connection[Any]) -> list[str]:
     applied = []
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        if _version(connection) is None:
-            connection.execute(_SCHEMA)
-        at = _version(connection) or 0
-        if at > newest():
-            raise _too_new(at)
-        for version, name, text in migrations():
-            if version > at:
-                connection.execute(text)
-                connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
-                applied.append(name)
-        created = not _table_columns(connection, table)
-        if created:
-            connection.execute(_create_table(table, columns))
-    with connection.transaction():
-        pruned = connection.execute("SELECT coatcheck.prune()").fetchone()
-    return Migrated(tuple(applied), created, pruned[0] if pruned else 0)
+    if _version(connection) is None:
+        connection.execute(_SCHEMA)
+    at = _version(connection) or 0
+    if at > newest():
+        raise _too_new(at)
+    for version, name, text in migrations():
+        if version > at:
+            connection.execute(text)
+            connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
+            applied.append(name)
+    return applied
+
+
+def _view(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> str:
+    """Make the view over the target table, where this user may; return its name, or nothing."""
+    if not any(column.stored and column.scheme for column in columns):
+        return ""
+    try:
+        connection.execute(create_view(table, columns, _table_columns(connection, table)))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidTableDefinition) as error:
+        _log.warning("the view over the target table was not made", extra={"sqlstate": error.sqlstate})
+        return ""
+    return view_name(table)
+
+
+def _constrain(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> tuple[str, ...]:
+    present = _checks(connection, table)
+    added = []
+    for name, add, validate in add_checks(table, columns):
+        if name not in present:
+            connection.execute(add)
+            added.append(name)
+        connection.execute(validate)
+    return tuple(added)
+
+
+def _checks(connection: psycopg.Connection[Any], table: str) -> set[str]:
+    return {name for (name,) in connection.execute(query("table_checks"), _named(table))}
 
 
 def _too_new(at: int) -> CoatcheckError:
@@ -103,13 +130,6 @@ def _too_new(at: int) -> CoatcheckError:
         f"the schema of the database is at {at:04}, this version knows up to {newest():04}",
         hint="install a newer coatcheck; an older one must not write here",
     )
-
-
-def _create_table(table: str, columns: Sequence[Column]) -> sql.Composed:
-    body = sql.SQL(",\n    ").join(
-        sql.SQL("{} " + column.type.sql).format(sql.Identifier(column.name)) for column in columns if column.stored
-    )
-    return sql.SQL("CREATE TABLE IF NOT EXISTS {} (\n    {}\n)").format(table_identifier(table), body)
 
 
 def _version(connection: psycopg.Connection[Any]) -> int | None:
@@ -145,6 +165,7 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
                 _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
                 for verb, name in connection.execute(query("privileges"), _named(table)).fetchall()
             ]
+            findings += _advice(connection, table, columns, version)
         except psycopg.Error as error:
             raise stop_error(error, "inspect the database") from None
     return SchemaState(version, server, tuple(findings))
@@ -163,6 +184,24 @@ def _readable_version(connection: psycopg.Connection[Any], findings: list[Findin
     elif version > newest():
         findings.append(_wrong(_too_new(version).message, _too_new(version).hint))
     return version
+
+
+def _advice(
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], version: int | None
+) -> list[Finding]:
+    """Return what would be wise: the daily upkeep allowed, masked columns checked."""
+    found = []
+    if version == newest():
+        for name, what in (("prune", "the ledger grows"), ("make_epochs", "the vault's epochs share a partition")):
+            allowed = connection.execute(query(f"may_{name}")).fetchone()
+            if not (allowed and allowed[0]):
+                hint = f"GRANT EXECUTE ON FUNCTION coatcheck.{name} TO ..., or run `coatcheck migrate` now and then"
+                found.append(Finding("database", "advice", f"this user may not call coatcheck.{name}: {what}", hint))
+    missing = [name for name, _ in checks(columns) if name not in _checks(connection, table)]
+    if missing and _table_columns(connection, table):
+        what = f"{table} takes raw values in masked columns: it lacks the checks {', '.join(missing)}"
+        found.append(Finding("database", "advice", what, "run `coatcheck migrate --constrain`"))
+    return found
 
 
 def table_findings(table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]) -> list[Finding]:
@@ -204,7 +243,7 @@ def _holds(actual: str, wanted: ColumnType) -> bool:
 
 def verify(dsn: str, table: str, columns: Sequence[Column]) -> None:
     """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
-    state = inspect(dsn, table, columns)
-    if state.findings:
-        first, more = state.findings[0], len(state.findings) - 1
+    wrong = [finding for finding in inspect(dsn, table, columns).findings if finding.level == "error"]
+    if wrong:
+        first, more = wrong[0], len(wrong) - 1
         raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)

@@ -14,46 +14,25 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import ConfigError, UnreachableError
+from coatcheck.errors import UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
-from coatcheck.sinks.postgres.sqlstate import READ_ONLY, Verdict, sqlstate_of, stop_error, verdict
 from coatcheck.sql import query
+from coatcheck.sql.connection import conninfo
+from coatcheck.sql.sqlstate import CANCELLED, READ_ONLY, Verdict, sqlstate_of, stop_error, verdict
 
 _log = logging.getLogger(__name__)
-_PRUNE_EVERY_S = 86_400.0
+_UPKEEP_EVERY_S, _UPKEEP_MOST_S = 86_400.0, 15.0
+_SLOW_S = 30.0
+_HALVE_AFTER = 3  # tries that ran into statement_timeout
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 10.0
 _CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
-
-CONNECTION: dict[str, str | int] = {
-    "application_name": "coatcheck",
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-"""What a connection gets unless the connection string says otherwise: a silent peer is noticed within a minute."""
-
-
-def conninfo(dsn: str) -> str:
-    """Return `dsn` completed by CONNECTION; what it says itself stays. Raises ConfigError: it is none."""
-    given = None
-    with suppress(psycopg.ProgrammingError):
-        given = psycopg.conninfo.conninfo_to_dict(dsn)
-    if given is None:  # raised here, outside: what was caught quotes the string
-        raise ConfigError(
-            "the connection string of the database is not understood", hint="see [target] dsn and DATABASE_URL"
-        )
-    missing = {name: value for name, value in CONNECTION.items() if name not in given}
-    return psycopg.conninfo.make_conninfo(dsn, **missing)
 
 
 def table_identifier(table: str) -> sql.Identifier:
@@ -86,10 +65,29 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
     return statement.as_bytes()
 
 
-def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.BinaryArray]]) -> dict[str, Any]:
-    """The parameters of `write_batch.sql`; ledger entries and data keys sorted, rows and rejects as they came."""
-    rows, rejected = batch.rows, batch.rejected
+def vault_lists(batch: Batch) -> dict[str, Any]:
+    """The parameters of `write_batch.sql` and `quarantine_load.sql` about data keys, vault and aliases, sorted."""
     data_keys = sorted(batch.data_keys, key=lambda key: key.dek_id)
+    vault = sorted(batch.vault, key=lambda entry: entry.token)
+    aliases = sorted(batch.aliases)
+    sealed = [entry.sealed for entry in vault]
+    return {
+        "dek_ids": arrays.uuids([key.dek_id for key in data_keys]),
+        "keks": arrays.texts([key.kek for key in data_keys]),
+        "wrapped": arrays.byteas([key.wrapped for key in data_keys]),
+        "tokens": arrays.texts([entry.token for entry in vault]),
+        "epochs": arrays.int4s([entry.epoch for entry in vault]),
+        "vault_deks": arrays.uuids([value.dek_id for value in sealed]),
+        "vault_nonces": arrays.byteas([value.nonce for value in sealed]),
+        "vault_ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
+        "old_tokens": arrays.texts([alias.old for alias in aliases]),
+        "new_tokens": arrays.texts([alias.new for alias in aliases]),
+    }
+
+
+def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.BinaryArray]]) -> dict[str, Any]:
+    """The parameters of `write_batch.sql`; ledger and vault entries sorted, rows and rejects as they came."""
+    rows, rejected = batch.rows, batch.rejected
     taken: list[Row | Rejected] = [*rows, *rejected]
     entries = sorted((entry.key, entry.slot) for entry in taken)
     columns = zip(*[row.values for row in rows], strict=True) if rows else ((),) * len(encoders)
@@ -100,9 +98,7 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "slots": arrays.int2s([slot for _, slot in entries]),
         "row_keys": arrays.uuids([row.key for row in rows]),
         **{f"c{i}": encode(column) for i, (encode, column) in enumerate(zip(encoders, columns, strict=True))},
-        "dek_ids": arrays.uuids([key.dek_id for key in data_keys]),
-        "keks": arrays.texts([key.kek for key in data_keys]),
-        "wrapped": arrays.byteas([key.wrapped for key in data_keys]),
+        **vault_lists(batch),
         "reject_keys": arrays.uuids([entry.key for entry in rejected]),
         "message_ids": arrays.texts([message.message_id for message in held]),
         "origins": arrays.texts([message.origin for message in held]),
@@ -126,14 +122,20 @@ def _without_repeats(batch: Batch) -> Batch:
     rejected = [entry for entry in batch.rejected if not (entry.key in seen or known(entry.key))]
     if len(seen) == len(batch):
         return batch
-    return Batch(rows, rejected, batch.data_keys)
+    return _part(batch, rows, rejected)
+
+
+def _part(batch: Batch, rows: list[Row], rejected: list[Rejected]) -> Batch:
+    """Some of the rows and rejects of `batch` with all that goes along: what is not needed is known or harmless."""
+    return Batch(rows, rejected, batch.data_keys, batch.vault, batch.aliases)
 
 
 class PostgresSink:
     """Writes batches over `connections` connections; one `write` uses one of them.
 
-    `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. Once a day it has
-    the ledger forget what SQS has forgotten, if this user may call `coatcheck.prune()`.
+    `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. `kid` is the token
+    key that the rows were masked under. Once a day it does the upkeep, if this user may: the ledger forgets what SQS
+    has forgotten, and the vault gets partitions for the `epochs` to come.
     """
 
     def __init__(
@@ -146,6 +148,8 @@ class PostgresSink:
         prepare: bool = False,
         give_up_seconds: float = 0.0,
         worker: str = "",
+        kid: str = "",
+        epochs: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._conninfo = conninfo(dsn)
         stored = [column for column in columns if column.stored]
@@ -154,13 +158,14 @@ class PostgresSink:
         self._prepare = prepare
         self._give_up = give_up_seconds
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+        self._kid, self._epochs = kid, epochs
         self._idle: asyncio.Queue[psycopg.AsyncConnection[Any] | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
-        self._prune_at = time.monotonic() + _PRUNE_EVERY_S
+        self._upkeep_at = time.monotonic() + _UPKEEP_EVERY_S
 
     async def open(self) -> None:
-        """Connect once, so that a wrong address or password is known before the first message is received, and prune.
+        """Connect once, so that a wrong address or password is known before the first message, and do the upkeep.
 
         Raises UnreachableError, ConfigError.
         """
@@ -171,17 +176,21 @@ class PostgresSink:
             raise stop_error(error, "connect to the database") from None
         finally:
             self._idle.put_nowait(connection)
-        await self._prune()
+        await self._upkeep()
 
-    async def _prune(self) -> None:
-        """Have the ledger forget what it may, now and in a day again; that it may not now keeps nobody waiting."""
-        self._prune_at = time.monotonic() + _PRUNE_EVERY_S
-        try:
-            allowed, *_ = await self._attempt(query("may_prune").encode(), {})
-            if allowed:
-                await self._attempt(query("prune").encode(), {})
-        except psycopg.Error as error:
-            _log.info("the ledger was not pruned", extra={"sqlstate": sqlstate_of(error)})
+    async def _upkeep(self) -> None:
+        """Have done what is to be done, now and in a day again; that it may not now keeps nobody waiting."""
+        self._upkeep_at = time.monotonic() + _UPKEEP_EVERY_S
+        for name, parameters in (("prune", {}), ("make_epochs", {"epochs": list(self._epochs())})):
+            try:
+                async with asyncio.timeout(_UPKEEP_MOST_S):
+                    allowed, *_ = await self._attempt(query(f"may_{name}").encode(), {})
+                    if allowed:
+                        await self._attempt(query(name).encode(), parameters)
+            except psycopg.Error as error:
+                _log.info("upkeep was not done", extra={"function": name, "sqlstate": sqlstate_of(error)})
+            except TimeoutError:
+                _log.info("upkeep was not done in time", extra={"function": name})
 
     async def close(self) -> None:
         """Close all connections; writes under way must have ended."""
@@ -195,8 +204,8 @@ class PostgresSink:
 
         Raises UnreachableError after `give_up_seconds` of outage, ConfigError/UnreachableError for what no retry mends.
         """
-        if time.monotonic() > self._prune_at:
-            await self._prune()
+        if time.monotonic() > self._upkeep_at:
+            await self._upkeep()
         outcome = Outcome()
         distinct = _without_repeats(batch)
         await self._write(distinct, outcome)
@@ -225,16 +234,19 @@ class PostgresSink:
 
     async def _commit(self, batch: Batch) -> tuple[int, int]:
         """Run the statement until it commits. Raises _RowAtFaultError, or what no retry mends."""
-        parameters = _lists(batch, self._encoders) | {"worker": self._worker}
-        wait, code = _BACKOFF_FIRST_S, "none"
+        parameters = _lists(batch, self._encoders) | {"worker": self._worker, "kid": self._kid}
+        wait, code, cancelled = _BACKOFF_FIRST_S, "none", 0
         try:
             async with asyncio.timeout(self._give_up or None):
                 while True:
                     try:
-                        loaded, quarantined = await self._attempt(self._statement, parameters)
+                        loaded, quarantined = await self._patient_attempt(parameters)
                         return loaded, quarantined
                     except psycopg.Error as error:
                         code = _passing(error)
+                    cancelled += code == CANCELLED
+                    if cancelled >= _HALVE_AFTER and len(batch) > 1:  # it takes longer than statement_timeout
+                        raise _RowAtFaultError(code)
                     _log.warning(
                         "the database refuses a batch for now", extra={"sqlstate": code, "messages": len(batch)}
                     )
@@ -245,6 +257,20 @@ class PostgresSink:
                 f"the database has not taken a batch for {self._give_up:g} s (last answer {code})",
                 hint="nothing is lost: the messages come back; is PostgreSQL up?",
             ) from None
+
+    async def _patient_attempt(self, parameters: dict[str, Any]) -> tuple[int, ...]:
+        """Attempt the write; say so now and then if the database does not answer."""
+        attempt = asyncio.ensure_future(self._attempt(self._statement, parameters))
+        waited = 0.0
+        try:
+            while not (await asyncio.wait({attempt}, timeout=_SLOW_S))[0]:
+                waited += _SLOW_S
+                _log.warning("the database has not answered a batch yet", extra={"seconds": waited})
+            return attempt.result()
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.gather(attempt, return_exceptions=True)
 
     async def _attempt(self, statement: bytes, parameters: dict[str, Any]) -> tuple[int, ...]:
         connection = await self._idle.get()
@@ -299,9 +325,11 @@ def _usable_after(error: BaseException) -> bool:
 
 def _halves(batch: Batch) -> list[Batch]:
     """Split a batch that was refused: rejects and rows apart, then each in two halves, in order."""
-    if batch.rejected and batch.rows:
-        return [Batch([], batch.rejected, batch.data_keys), Batch(batch.rows)]
+    rows, rejected = batch.rows, batch.rejected
+    if rejected and rows:
+        return [_part(batch, [], rejected), _part(batch, rows, [])]
     middle = (len(batch) + 1) // 2
-    if batch.rejected:
-        return [Batch([], part, batch.data_keys) for part in (batch.rejected[:middle], batch.rejected[middle:])]
-    return [Batch(part) for part in (batch.rows[:middle], batch.rows[middle:])]
+    return [
+        _part(batch, rows[:middle], rejected[:middle]),
+        _part(batch, rows[middle:], rejected[middle:]),
+    ]

@@ -5,7 +5,10 @@ WITH needed (verb, schema, name) AS (
     VALUES ('INSERT', coalesce(%(schema)s, (SELECT nspname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
                                             WHERE pg_class.oid = to_regclass(quote_ident(%(name)s)))), %(name)s),
            ('INSERT', 'coatcheck', 'ledger'), ('SELECT', 'coatcheck', 'ledger'), ('INSERT', 'coatcheck', 'data_key'),
-           ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration')
+           ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration'),
+           ('INSERT', 'coatcheck', 'vault'), ('INSERT', 'coatcheck', 'alias'),
+           ('INSERT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'token_key'),
+           ('INSERT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'form')
 )
 SELECT 'USAGE', format('SCHEMA %%I', nspname)
 FROM pg_namespace
@@ -14,3 +17,7 @@ UNION ALL
 SELECT verb, format('%%I.%%I', schema, name)
 FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
 WHERE NOT has_table_privilege(c.oid, verb)
+UNION ALL
+SELECT 'EXECUTE', 'FUNCTION coatcheck.using_key(text)'
+FROM pg_proc AS p JOIN pg_namespace AS n ON pronamespace = n.oid AND nspname = 'coatcheck' AND proname = 'using_key'
+WHERE NOT has_function_privilege(p.oid, 'EXECUTE')

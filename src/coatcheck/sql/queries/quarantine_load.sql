@@ -4,6 +4,19 @@ WITH released AS (
     SET state = 'loaded', resolved_at = now(), resolved_by = session_user
     WHERE quarantine_id = %(quarantine_id)s AND state = 'held'
     RETURNING quarantine_id
+), data_keys AS (
+    INSERT INTO coatcheck.data_key (dek_id, kek, wrapped)
+    SELECT batch.* FROM unnest(%(dek_ids)s::uuid[], %(keks)s::text[], %(wrapped)s::bytea[]) AS batch, released
+    ON CONFLICT DO NOTHING
+), vaulted AS (
+    INSERT INTO coatcheck.vault (token, epoch, dek_id, nonce, ciphertext)
+    SELECT batch.* FROM unnest(%(tokens)s::text[], %(epochs)s::int4[], %(vault_deks)s::uuid[], %(vault_nonces)s::bytea[],
+                               %(vault_ciphertexts)s::bytea[]) AS batch, released
+    ON CONFLICT DO NOTHING
+), aliased AS (
+    INSERT INTO coatcheck.alias (old_token, new_token)
+    SELECT batch.* FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[]) AS batch, released
+    ON CONFLICT DO NOTHING
 )
 INSERT INTO {target} ({columns})
 SELECT {fields}

@@ -1,4 +1,5 @@
--- One batch, one statement, one transaction. The ledger decides which messages are new; rows and rejects follow it.
+-- One batch, one statement, one transaction. The ledger decides which messages are new; rows and rejects follow it. The
+-- vault's entries do not ask the ledger: they are of rows that are here now, or have been since an earlier transaction.
 -- Parameters are arrays, one element a message, sorted by key (two workers that meet the same keys meet in the same
 -- order, so they wait instead of deadlocking). {target}, {columns}, {arrays}, {names} and {fields} are composed once.
 WITH fresh AS (
@@ -17,6 +18,15 @@ WITH fresh AS (
     INSERT INTO coatcheck.data_key (dek_id, kek, wrapped)
     SELECT * FROM unnest(%(dek_ids)s::uuid[], %(keks)s::text[], %(wrapped)s::bytea[])
     ON CONFLICT DO NOTHING
+), vaulted AS (
+    INSERT INTO coatcheck.vault (token, epoch, dek_id, nonce, ciphertext)
+    SELECT * FROM unnest(%(tokens)s::text[], %(epochs)s::int4[], %(vault_deks)s::uuid[], %(vault_nonces)s::bytea[],
+                         %(vault_ciphertexts)s::bytea[])
+    ON CONFLICT DO NOTHING
+), aliased AS (
+    INSERT INTO coatcheck.alias (old_token, new_token)
+    SELECT * FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[])
+    ON CONFLICT DO NOTHING
 ), quarantined AS (
     INSERT INTO coatcheck.quarantine
         (message_key, message_id, origin, reason, detail, sent_at, received_at, dek_id, nonce, ciphertext)
@@ -33,8 +43,8 @@ WITH fresh AS (
 ), tally AS (
     SELECT (SELECT count(*) FROM loaded)::int AS loaded, (SELECT count(*) FROM quarantined)::int AS quarantined
 ), logged AS (
-    INSERT INTO coatcheck.batch (worker, loaded, quarantined, duplicates, oldest_sent)
-    SELECT %(worker)s, loaded, quarantined, %(messages)s::int - loaded - quarantined,
+    INSERT INTO coatcheck.batch (worker, kid, loaded, quarantined, duplicates, oldest_sent)
+    SELECT %(worker)s, coatcheck.using_key(%(kid)s), loaded, quarantined, %(messages)s::int - loaded - quarantined,
            to_timestamp(%(oldest_ms)s::int8 / 1000.0)
     FROM tally
 )

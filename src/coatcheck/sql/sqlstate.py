@@ -26,11 +26,19 @@ class Verdict(Enum):
 
 _RETRY = ("08", "40", "53", "55", "57", "58")
 _BISECT = ("21", "22", "23", "44", "54", "P0")
+CANCELLED = "57014"
+"""A statement that somebody, or statement_timeout, has ended."""
+_UNFIT = "55000"
+"""The target is no table that rows can be put into."""
+RETIRED = "CC001"
+"""Ours: the token key is retired (coatcheck.using_key)."""
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
 _HINTS = {
     "42501": "grant the privilege, or run `coatcheck migrate` as the owner; `coatcheck check` lists what is missing",
+    _UNFIT: "the target takes no rows: is it a view, or a foreign table?",
+    RETIRED: "another keyring is in use by now: bring it here and start again",
     "42P01": "run `coatcheck migrate` (safe while workers run)",
     "42703": "the table differs from [columns]; `coatcheck check` shows how",
     "42804": "the table differs from [columns]; `coatcheck check` shows how",
@@ -61,6 +69,8 @@ def sqlstate_of(error: psycopg.Error) -> str:
 
 def verdict(sqlstate: str) -> Verdict:
     """Return what to do after an error with this SQLSTATE."""
+    if sqlstate == _UNFIT:
+        return Verdict.STOP
     if sqlstate == READ_ONLY or sqlstate[:2] in _RETRY:
         return Verdict.RETRY
     return Verdict.BISECT if sqlstate[:2] in _BISECT else Verdict.STOP
@@ -76,6 +86,6 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
             f"cannot {action}: the database does not answer",
             hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
         )
-    kind = ConfigError if code[:2] in ("42", "3F") else UnreachableError
+    kind = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
     hint = _HINTS.get(code, "look the code up in PostgreSQL's documentation, appendix A")
     return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)

@@ -1,0 +1,200 @@
+"""Who keeps the keys: the configured provider, as loaders, openers and rotators need it. Part of the composition root.
+
+Secrets that the configuration gives by reference are read here, and only when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from coatcheck.config import Config
+from coatcheck.errors import Finding, RefusedError
+from coatcheck.keys import Form, LoaderKeys, Opener, OpenerKeys, Tokenizer, aws_kms, local, local_check, rotate
+from coatcheck.keys.files import PUBLIC, change, replace_key_file, write_key_folder
+from coatcheck.keys.secrets import read_secret
+from coatcheck.keys.tokens import LedgerHash, ledger_hash
+from coatcheck.pipeline.columns import Column
+from coatcheck.pipeline.mask import form_of
+from coatcheck.pipeline.message import DataKey
+
+Role = Literal["loader", "revealer", "rotator"]
+"""As whom KMS is asked: the policy in deploy/iam that hints point to."""
+
+
+def _secret(config: Config, option: Literal["passphrase", "token_root", "private_key"]) -> str | None:
+    keys = config.keys
+    secret = getattr(keys, option)
+    if secret is None:
+        return None
+    return read_secret(secret.get_secret_value(), option=f"keys.{option}", region=keys.region, profile=keys.profile)
+
+
+def dsn(config: Config) -> str:
+    """Return the PostgreSQL connection string (empty: libpq's own variables decide). Raises ConfigError."""
+    keys = config.keys
+    return read_secret(config.conninfo(), option="target.dsn", region=keys.region, profile=keys.profile)
+
+
+def _passphrase(config: Config) -> str | None:
+    return _secret(config, "passphrase")
+
+
+def _token_root(config: Config) -> str | None:
+    return _secret(config, "token_root")
+
+
+def _kms(config: Config, role: Role) -> aws_kms.Kms:
+    return aws_kms.Kms(role, region=config.keys.region, profile=config.keys.profile)
+
+
+def _with_kms(config: Config) -> bool:
+    return config.keys.provider == "aws-kms"
+
+
+def loader_keys(config: Config) -> LoaderKeys:
+    """Load what the road needs of the keyring. Raises ConfigError: no key, no start; UnreachableError: KMS is away."""
+    keys = config.keys
+    if _with_kms(config):
+        return aws_kms.KmsLoaderKeys.load(
+            keys.path,
+            _kms(config, "loader"),
+            vault_key=keys.vault_key,
+            token_key=keys.token_key,
+            token_root=_token_root(config),
+        )
+    return local.LocalLoaderKeys.load(keys.path, token_root=_token_root(config))
+
+
+def opener_keys(config: Config, *, role: Role = "revealer") -> OpenerKeys:
+    """Load what unwraps data keys. Raises ConfigError."""
+    if _with_kms(config):
+        keyring, _ = aws_kms.read_wrapped(config.keys.path, token_root=_token_root(config))
+        return aws_kms.KmsOpenerKeys(keyring.tenant, _kms(config, role))
+    return _local_opener(config)
+
+
+def _local_opener(config: Config) -> local.LocalOpenerKeys:
+    private = _secret(config, "private_key")
+    return local.LocalOpenerKeys.load(config.keys.path, _passphrase(config), private_key=private)
+
+
+def opener(config: Config) -> Opener:
+    """Load what opens sealed values. Raises ConfigError."""
+    return Opener(opener_keys(config))
+
+
+def tokenizer(keys: LoaderKeys, kid: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a token key (default: the active one)."""
+    kid = kid or keys.kid
+    return Tokenizer(keys.token_root(kid), tenant=keys.tenant, kid=kid)
+
+
+def ledger_hashes(keys: LoaderKeys) -> LedgerHash:
+    """Return the ledger's keyed hashes."""
+    return ledger_hash(keys.ledger_root(), keys.tenant)
+
+
+def forms(columns: tuple[Column, ...]) -> Mapping[str, Form]:
+    """Return the canonical form of each domain."""
+    return {column.domain: form_of(column) for column in columns if column.domain}
+
+
+def inspect(config: Config) -> list[Finding]:
+    """Look at the keys that are here, and return everything that is wrong or unwise."""
+    if _with_kms(config):
+        loader_keys(config).new_data_key()  # asks KMS for what a loader needs
+        return []
+    return local_check.inspect(config.keys.path, token_root=_token_root(config))
+
+
+# -- how keys change
+
+
+def create(config: Config, tenant: str) -> local.CreatedKeys:
+    """Make a keyring where the configuration expects it. Raises ConfigError: there is one already."""
+    keys = config.keys
+    if not _with_kms(config):
+        return local.create(keys.path, tenant, passphrase=_passphrase(config))
+    keyring = aws_kms.create_keyring(_kms(config, "rotator"), keys.token_key, tenant=tenant)
+    files = write_key_folder(keys.path, {local.TOKEN_ROOT: (PUBLIC, keyring.to_json())})
+    return local.CreatedKeys(files, ())
+
+
+def list_keys(config: Config) -> list[local.KeyRow]:
+    """List the keys; never a key byte."""
+    path = config.keys.path
+    if not _with_kms(config):
+        return local.list_keys(path)
+    keyring, _ = aws_kms.read_wrapped(path, token_root=_token_root(config))
+    return [
+        local.KeyRow(entry.kid, "token", entry.created, "", path / local.TOKEN_ROOT, active=entry.kid == keyring.active)
+        for entry in keyring.keys
+    ]
+
+
+def rotate_token_key(config: Config) -> tuple[str, str]:
+    """Add a token key as the active one; return (old, new) key id. Raises RefusedError: a rotation is under way."""
+    _refuse_foreign_root(config)
+    path = config.keys.path
+    if not _with_kms(config):
+        old = local.read_roots(path / local.TOKEN_ROOT).active
+        return old, rotate.rotate(path).kid
+    with change(path):
+        keyring, _ = aws_kms.read_wrapped(path)
+        rotated = aws_kms.rotate_keyring(_kms(config, "rotator"), keyring)
+        replace_key_file(path / local.TOKEN_ROOT, PUBLIC, rotated.to_json())
+    return keyring.active, rotated.active
+
+
+def retire_token_key(config: Config, kid: str) -> None:
+    """Remove a token key from the keyring. The database has retired it before."""
+    _refuse_foreign_root(config)
+    path = config.keys.path
+    if not _with_kms(config):
+        rotate.retire(path, kid)
+        return
+    with change(path):
+        keyring, _ = aws_kms.read_wrapped(path)
+        replace_key_file(path / local.TOKEN_ROOT, PUBLIC, keyring.retired(kid).to_json())
+
+
+def _refuse_foreign_root(config: Config) -> None:
+    if config.keys.token_root is not None:
+        raise RefusedError(
+            "the keyring comes from keys.token_root, which cannot be written here",
+            hint="change the keyring where its file is, then bring its content to where the secret is kept",
+        )
+
+
+def rotate_seal(config: Config) -> rotate.RotatedSeal:
+    """Put a new seal pair in place of the one in use (local). Raises RefusedError: KMS has keys of its own."""
+    _refuse_kms(config)
+    return rotate.rotate_seal(config.keys.path, passphrase=_passphrase(config))
+
+
+def retire_seal(config: Config, key_id: str) -> None:
+    """Delete the private half of an older seal pair (local)."""
+    _refuse_kms(config)
+    rotate.retire_seal(config.keys.path, key_id)
+
+
+def _refuse_kms(config: Config) -> None:
+    if _with_kms(config):
+        raise RefusedError(
+            "the key that wraps data keys is in AWS KMS",
+            hint="name another in keys.vault_key and run `coatcheck keys rewrap`, or let KMS rotate it by itself",
+        )
+
+
+def rewrapping(config: Config) -> tuple[str, Callable[[DataKey], DataKey]]:
+    """Return the present key that wraps data keys, by name, and the function that wraps one anew under it."""
+    if not _with_kms(config):
+        keys = _local_opener(config)
+        return keys.kek, keys.rewrap
+    kms, vault_key = _kms(config, "rotator"), config.keys.vault_key
+    keyring, _ = aws_kms.read_wrapped(config.keys.path, token_root=_token_root(config))
+    return (
+        aws_kms.vault_kek(kms, vault_key),
+        lambda data_key: aws_kms.rewrap(kms, data_key, vault_key, tenant=keyring.tenant),
+    )

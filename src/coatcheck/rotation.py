@@ -1,0 +1,102 @@
+"""The jobs about keys that take keyring and database at once. Part of the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coatcheck import custody
+from coatcheck.config import Config
+from coatcheck.errors import RefusedError
+from coatcheck.keys import Opener, Sealer
+from coatcheck.keys.forms import parse_form
+from coatcheck.keys.seal_pair import kek
+from coatcheck.pipeline.columns import Mask
+from coatcheck.sql import query
+from coatcheck.sql.connection import connect, translated
+from coatcheck.vault.register import register
+from coatcheck.vault.retire import retire_key
+from coatcheck.vault.retokenize import Retokenized, Retokenizer, audit
+from coatcheck.vault.rewrap import rewrap_data_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A rotation that has begun: the key that retires, the active one, and columns that only loading anew can move."""
+
+    old: str
+    new: str
+    without_vault: tuple[str, ...]
+
+
+def rotate(config: Config) -> Rotated:
+    """Begin a rotation of the token key. Raises RefusedError: one is under way, or a column cannot take part."""
+    fixed = [column.name for column in config.plan() if column.mask is Mask.IPCRYPT_PFX]
+    if fixed:
+        raise RefusedError(
+            f"{', '.join(fixed)}: ipcrypt-pfx does not tell its key, so old and new addresses would mix",
+            hint="drop the column, or load its table anew under a new keyring",
+        )
+    with connect(custody.dsn(config)) as connection, translated("write the audit trail"):
+        audit(connection, "rotation asked")
+        old, new = custody.rotate_token_key(config)
+        audit(connection, "token key added", old=old, new=new)
+    keyed = [column for column in config.plan() if column.scheme]
+    paths = {column.path for column in keyed if column.vault}
+    without = [
+        column.name
+        for column in keyed
+        if not column.vault and column.mask is not Mask.SEAL and column.path not in paths
+    ]
+    return Rotated(old, new, tuple(without))
+
+
+def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda _: None) -> Retokenized:
+    """Take vault and target table to the active key. Raises RefusedError: there is no key that retires."""
+    keys = custody.loader_keys(config)
+    if len(keys.kids) == 1:
+        raise RefusedError(f"{keys.kid} is the only token key", hint="begin with `coatcheck keys rotate`")
+    forms = {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
+    with connect(custody.dsn(config)) as connection:
+        old_forms = register(connection, keys.kids, forms)
+        return Retokenizer(
+            connection,
+            table=config.target.table,
+            columns=config.plan(),
+            old=custody.tokenizer(keys, keys.kids[1]),
+            new=custody.tokenizer(keys),
+            old_forms={domain: parse_form(form_id) for domain, form_id in old_forms.items()},
+            opener=Opener(custody.opener_keys(config, role="rotator")),
+            sealer=Sealer(keys),
+            progress=progress,
+        ).run()
+
+
+def retire(config: Config, kid: str) -> None:
+    """End a rotation: nothing is left under `kid`, and nothing can come. Raises RefusedError: something is left."""
+    keys = custody.loader_keys(config)
+    if kid == keys.kid:
+        raise RefusedError(f"{kid} is the active key", hint="rotate first: `coatcheck keys rotate`")
+    keys.token_root(kid)  # raises for an unknown one
+    with connect(custody.dsn(config)) as connection:
+        retire_key(connection, table=config.target.table, columns=config.plan(), kid=kid)
+    custody.retire_token_key(config, kid)
+
+
+def rewrap(config: Config, progress: Callable[[int], None] = lambda _: None) -> int:
+    """Wrap all data keys anew under the present key; return how many."""
+    present, function = custody.rewrapping(config)
+    with connect(custody.dsn(config)) as connection:
+        return rewrap_data_keys(connection, present, function, progress)
+
+
+def retire_seal(config: Config, key_id: str) -> None:
+    """Delete the private half of an older seal pair. Raises RefusedError: a data key is wrapped under it."""
+    with connect(custody.dsn(config)) as connection, translated("look for data keys"):
+        found = connection.execute(query("rewrap_left"), {"kek": kek(key_id)}).fetchone()
+        if found and found[0]:
+            raise RefusedError(
+                f"{found[0]:,} data keys are wrapped under {key_id}", hint="run `coatcheck keys rewrap` first"
+            )
+        audit(connection, "seal key retired", key=key_id)
+    custody.retire_seal(config, key_id)

@@ -1,0 +1,46 @@
+"""Epochs: the periods in which originals are kept, named by a number that people can read (UTC).
+
+year 2026 -> 2026, quarter -> 20264 (year and quarter), month -> 202611 (year and month). Each original is kept once an
+epoch in which it is seen, so that an old epoch can be destroyed as a whole without what is still in use.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+Period = Literal["year", "quarter", "month"]
+_STEP = timedelta(days=20)  # shorter than any month: none is stepped over
+
+
+def epoch_of(day: date, period: Period) -> int:
+    """Return the epoch of a day."""
+    if period == "year":
+        return day.year
+    return day.year * 10 + (day.month + 2) // 3 if period == "quarter" else day.year * 100 + day.month
+
+
+class Epochs:
+    """The epoch of now. `clock` gives seconds since 1970."""
+
+    def __init__(self, period: Period, *, clock: Callable[[], float] = time.time) -> None:
+        self._period: Period = period
+        self._clock = clock
+        self._until = 0.0
+        self._epoch = 0
+
+    def now(self) -> int:
+        """Return the epoch of now; asked once a batch, so it is worked out once a minute."""
+        now = self._clock()
+        if not self._until - 60 <= now < self._until:
+            self._epoch = epoch_of(datetime.fromtimestamp(now, UTC).date(), self._period)
+            self._until = (now // 60 + 1) * 60
+        return self._epoch
+
+    def ahead(self) -> tuple[int, ...]:
+        """Return the epochs of the next 40 days: those that need a partition."""
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        days = (today, today + _STEP, today + 2 * _STEP)
+        return tuple(dict.fromkeys(epoch_of(day, self._period) for day in days))

@@ -1,0 +1,66 @@
+"""The end of a rotation: nothing is left under the old key, it is shut out, and its aliases are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+
+from coatcheck.errors import RefusedError
+from coatcheck.pipeline.columns import Column
+from coatcheck.sql import query
+from coatcheck.sql.connection import translated
+from coatcheck.vault.register import frozen_forms
+from coatcheck.vault.retokenize import audit, key_range, rows_left
+
+_PAGE = 1000
+
+
+def retire_key(connection: psycopg.Connection[Any], *, table: str, columns: Sequence[Column], kid: str) -> None:
+    """Retire a token key in the database. Raises RefusedError while rows or vault entries under it are left.
+
+    From then on no transaction of a loader that masks under this key commits. It can be done again after a crash: then
+    only what is left of it is done.
+    """
+    with translated("retire the token key"):
+        domains = sorted(frozen_forms(connection, kid))
+        retired = connection.execute(query("key_states"), {"kids": [kid]}).fetchone()
+        if not retired:
+            _refuse_what_is_left(connection, table, columns, kid, domains)  # first without a lock: this may take long
+            with connection.transaction():
+                connection.execute(query("retire_lock"), {"kid": kid})
+                _refuse_what_is_left(connection, table, columns, kid, domains)
+                connection.execute(query("retire_key"), {"kid": kid})
+                audit(connection, "key retired", kid=kid)
+        _remove(connection, kid, domains)
+
+
+def _refuse_what_is_left(
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], kid: str, domains: Iterable[str]
+) -> None:
+    left = rows_left(connection, table, columns, kid)
+    if left:
+        named = ", ".join(f"{name} {count:,}" for name, count in left.items())
+        raise RefusedError(
+            f"rows of {table} still have tokens under {kid}: {named}",
+            hint="run `coatcheck keys retokenize`; columns without a vault have to be loaded anew",
+        )
+    for domain in domains:
+        first, beyond = key_range(domain, kid)
+        found = connection.execute(query("retire_left"), {"first": first, "beyond": beyond}).fetchone()
+        if found and found[0]:
+            raise RefusedError(
+                f"the vault has {found[0]:,} entries of the domain {domain} under {kid} only",
+                hint="run `coatcheck keys retokenize`",
+            )
+
+
+def _remove(connection: psycopg.Connection[Any], kid: str, domains: Iterable[str]) -> None:
+    for domain in domains:
+        first, beyond = key_range(domain, kid)
+        parameters = {"first": first, "beyond": beyond, "limit": _PAGE}
+        while connection.execute(query("retire_vault"), parameters).rowcount:
+            pass
+    while connection.execute(query("retire_aliases"), {"kid": kid, "limit": _PAGE}).rowcount:
+        pass

@@ -1,0 +1,240 @@
+"""After a rotation: vault and target table go from the key that retires to the active one, in small transactions.
+
+1. Every vault entry under the old key is opened, held against its token, and stored again under the new token, with the
+   alias old -> new (and those of the networks of an address).
+2. Every row gets the new tokens by the aliases, a range of blocks at a time; sealed texts are opened and sealed again.
+3. What loaders with the old keyring have written meanwhile is done in a further pass.
+
+It can be stopped and started again at any moment: what is done is found done. Analysts read the view meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from coatcheck.keys import Form, FormError, Opener, OpenError, Tokenizer
+from coatcheck.pipeline.columns import Column, Mask
+from coatcheck.pipeline.mask import form_of, masking
+from coatcheck.pipeline.message import Alias, DataKey, Sealed
+from coatcheck.pipeline.ports import BodySealer
+from coatcheck.sql import query
+from coatcheck.sql.connection import translated
+from coatcheck.vault.store import vault_context
+
+_PAGE = 500
+_BLOCKS = 256  # 2 MiB: some ten thousand rows a transaction
+_PASSES = 5
+
+Function = Callable[[object], Any]
+
+
+@dataclass(slots=True)
+class Retokenized:
+    """What a run has done. `left` are rows by column that still have a text under the old key.
+
+    `mismatched` are vault entries whose original is not that of their token: damaged, or planted; they stay.
+    """
+
+    entries: int = 0
+    rows: int = 0
+    mismatched: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+
+
+def audit(connection: psycopg.Connection[Any], event: str, **detail: object) -> None:
+    """Append to the audit trail; `detail` are counts, key ids and names, never a value."""
+    connection.execute(
+        query("audit_append"), {"event": event, "detail": json.dumps(detail, sort_keys=True, separators=(",", ":"))}
+    )
+
+
+def key_range(domain: str, kid: str, scheme: str = "pt1") -> tuple[str, str]:
+    """Return [first, beyond) of all texts of one domain under one key, in byte order."""
+    return f"{scheme}_{domain}_{kid}_", f"{scheme}_{domain}_{kid}`"
+
+
+class Retokenizer:
+    """Takes one database from the key of `old` to that of `new`. `old_forms` are the forms frozen for the old key.
+
+    `opener` opens the vault, `sealer` seals for it. `progress` is told of entries and rows done. Raises what they
+    raise, and UnreachableError or ConfigError for the database.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        *,
+        table: str,
+        columns: Sequence[Column],
+        old: Tokenizer,
+        new: Tokenizer,
+        old_forms: Mapping[str, Form],
+        opener: Opener,
+        sealer: BodySealer,
+        progress: Callable[[Retokenized], None] = lambda _: None,
+    ) -> None:
+        self._connection, self._table, self._progress = connection, table, progress
+        self._columns = [column for column in columns if column.stored and column.scheme]
+        self._old, self._new, self._old_forms = old, new, old_forms
+        self._opener, self._sealer = opener, sealer
+
+    def run(self) -> Retokenized:
+        """Do all there is to do now; return what was done."""
+        done = Retokenized()
+        with translated("re-tokenize"):
+            audit(self._connection, "retokenize begun", old=self._old.kid, new=self._new.kid)
+            before = -1
+            for _ in range(_PASSES):
+                for domain in self._vaulted():
+                    self._entries(domain, done)
+                self._rows(done)
+                done.left = rows_left(self._connection, self._table, self._columns, self._old.kid)
+                now = sum(done.left.values())
+                if now in (0, before):
+                    break
+                before = now
+            counts = {"entries": done.entries, "rows": done.rows, "mismatched": done.mismatched, "left": done.left}
+            audit(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
+        return done
+
+    def _vaulted(self) -> list[str]:
+        return sorted({column.domain for column in self._columns if column.vault})
+
+    # -- the vault
+
+    def _entries(self, domain: str, done: Retokenized) -> None:
+        old, new, derived = self._functions(domain)
+        first, beyond = key_range(domain, self._old.kid)
+        at: dict[str, Any] = {"first": first, "beyond": beyond, "token": "", "epoch": 0, "limit": _PAGE}
+        while page := self._connection.execute(query("retokenize_page"), at).fetchall():
+            stored, aliases = [], set[Alias]()
+            for token, epoch, nonce, ciphertext, dek_id, kek, wrapped in page:
+                data_key = DataKey(dek_id.bytes, kek, wrapped)
+                original = self._original(token, epoch, Sealed(dek_id.bytes, nonce, ciphertext), data_key, old)
+                if original is None:
+                    done.mismatched += 1
+                    continue
+                fresh = new(original)
+                stored.append((fresh, epoch, self._sealer.seal(original.encode(), *vault_context(fresh, epoch))))
+                aliases.add(Alias(token, fresh))
+                aliases.update(_aliases(derived, original))
+            self._store(sorted(stored, key=lambda entry: entry[:2]), sorted(aliases))
+            done.entries += len(stored)
+            at |= {"token": page[-1][0], "epoch": page[-1][1]}
+            self._progress(done)
+
+    def _original(self, token: str, epoch: int, sealed: Sealed, data_key: DataKey, old: Function) -> str | None:
+        """Open an entry; None if it does not open, or is not the original of its token."""
+        try:
+            original = self._opener.open(sealed, data_key, *vault_context(token, epoch)).decode()
+            return original if old(original) == token else None
+        except (OpenError, FormError, UnicodeDecodeError):
+            return None
+
+    def _functions(self, domain: str) -> tuple[Function, Function, list[tuple[Function, Function]]]:
+        """Return how tokens of a domain are made under both keys, and what else is made of the same fields."""
+        own = [column for column in self._columns if column.vault and column.domain == domain]
+        paths = {column.path for column in own}
+        beside = {c.domain: c for c in self._columns if c.mask is Mask.SUBNET and c.path in paths}
+        return *self._both(own[0]), [self._both(column) for column in beside.values()]
+
+    def _both(self, column: Column) -> tuple[Function, Function]:
+        form = self._old_forms.get(column.domain, form_of(column))
+        return masking(column, self._old, form), masking(column, self._new)
+
+    def _store(self, entries: list[tuple[str, int, Sealed]], aliases: list[Alias]) -> None:
+        sealed = [value for _, _, value in entries]
+        keys = [self._sealer.data_key(dek_id) for dek_id in sorted({value.dek_id for value in sealed})]
+        self._connection.execute(
+            query("retokenize_store"),
+            {
+                "dek_ids": [UUID(bytes=key.dek_id) for key in keys],
+                "keks": [key.kek for key in keys],
+                "wrapped": [key.wrapped for key in keys],
+                "old_tokens": [alias.old for alias in aliases],
+                "new_tokens": [alias.new for alias in aliases],
+                "tokens": [token for token, _, _ in entries],
+                "epochs": [epoch for _, epoch, _ in entries],
+                "vault_deks": [UUID(bytes=value.dek_id) for value in sealed],
+                "nonces": [value.nonce for value in sealed],
+                "ciphertexts": [value.ciphertext for value in sealed],
+            },
+        )
+
+    # -- the target table
+
+    def _rows(self, done: Retokenized) -> None:
+        update = self._update()
+        for part, ranges in self._parts():
+            statement = update.format(target=part)
+            for first, beyond in ranges:
+                block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
+                self._sealed(part, block_range)
+                done.rows += self._connection.execute(statement, block_range).rowcount
+                self._progress(done)
+
+    def _parts(self) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
+        found = self._connection.execute(query("retokenize_parts"), {"target": _quoted(self._table)}).fetchall()
+        return [
+            (sql.Identifier(schema, name), ((at, at + _BLOCKS) for at in range(0, int(blocks) + 1, _BLOCKS)))
+            for _, schema, name, blocks in found
+        ]
+
+    def _update(self) -> sql.SQL:
+        """Compose the update but for the table, which is another for each partition."""
+        assignments, known = [], []
+        for column in self._columns:
+            name = sql.Identifier(column.name)
+            alias = sql.SQL('(SELECT new_token FROM coatcheck.alias WHERE old_token = t.{} COLLATE "C")').format(name)
+            assignments.append(sql.SQL("{} = coalesce({}, t.{})").format(name, alias, name))
+            prefix = sql.Literal(key_range(column.domain, self._old.kid, column.scheme)[0])
+            known.append(sql.SQL("(starts_with(t.{}, {}) AND {} IS NOT NULL)").format(name, prefix, alias))
+        text = sql.SQL(query("retokenize_rows")).format(
+            target=sql.SQL("{{target}}"), assignments=sql.SQL(", ").join(assignments), known=sql.SQL(" OR ").join(known)
+        )
+        return sql.SQL(text.as_string().replace("{{target}}", "{target}"))
+
+    def _sealed(self, part: sql.Identifier, block_range: dict[str, str]) -> None:
+        """Make the aliases of the sealed texts in a range of blocks."""
+        for column in self._columns:
+            if column.mask is not Mask.SEAL:
+                continue
+            prefix, _ = key_range(column.domain, self._old.kid, column.scheme)
+            statement = sql.SQL(query("retokenize_sealed")).format(target=part, column=sql.Identifier("t", column.name))
+            texts = self._connection.execute(statement, block_range | {"prefix": prefix}).fetchall()
+            form = self._old_forms.get(column.domain, form_of(column))
+            unseal, seal = self._old.open_for(column.domain, form), masking(column, self._new)
+            self._store([], sorted(Alias(text, str(seal(unseal(text)))) for (text,) in texts))
+
+
+def _aliases(derived: Sequence[tuple[Function, Function]], original: str) -> Iterator[Alias]:
+    for old, new in derived:
+        yield Alias(str(old(original)), str(new(original)))
+
+
+def _quoted(table: str) -> str:
+    return sql.Identifier(*table.split(".")).as_string()
+
+
+def rows_left(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], kid: str) -> dict[str, int]:
+    """Return how many rows still have a text under key `kid`, by column; columns without any are left out."""
+    keyed = [column for column in columns if column.stored and column.scheme]
+    if not keyed:
+        return {}
+    counts = [
+        sql.SQL("count(*) FILTER (WHERE starts_with(t.{}, {}))").format(
+            sql.Identifier(column.name), sql.Literal(key_range(column.domain, kid, column.scheme)[0])
+        )
+        for column in keyed
+    ]
+    target = sql.Identifier(*table.split("."))
+    statement = sql.SQL(query("retokenize_left")).format(counts=sql.SQL(", ").join(counts), target=target)
+    found = connection.execute(statement).fetchone() or ()
+    return {column.name: count for column, count in zip(keyed, found, strict=True) if count}

@@ -1,0 +1,42 @@
+"""Rotation of the key that wraps data keys: they are wrapped anew; tokens, vault and quarantine are not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from coatcheck.pipeline.message import DataKey
+from coatcheck.sql import query
+from coatcheck.sql.connection import translated
+from coatcheck.vault.retokenize import audit
+
+_PAGE = 200
+
+
+def rewrap_data_keys(
+    connection: psycopg.Connection[Any],
+    kek: str,
+    rewrap: Callable[[DataKey], DataKey],
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Wrap every data key anew that is not under the present key `kek`; return how many. Can be started again.
+
+    Raises what `rewrap` raises; UnreachableError and ConfigError for the database.
+    """
+    done, at = 0, {"kek": kek, "after": UUID(int=0), "limit": _PAGE}
+    with translated("wrap data keys anew"):
+        while page := connection.execute(query("rewrap_page"), at).fetchall():
+            for dek_id, before, wrapped in page:
+                new = rewrap(DataKey(dek_id.bytes, before, wrapped))
+                connection.execute(
+                    query("rewrap_store"),
+                    {"kek": new.kek, "wrapped": new.wrapped, "dek_id": dek_id, "before": before},
+                )
+                done += 1
+            at["after"] = page[-1][0]
+            progress(done)
+        audit(connection, "data keys rewrapped", kek=kek, count=done)
+    return done

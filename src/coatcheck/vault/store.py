@@ -1,0 +1,128 @@
+"""The road's side of the vault: which originals of a batch are to be kept, sealed for their token and epoch.
+
+Each distinct token is stored once an epoch. A bounded memory of tokens that are stored spares most repeats; it learns
+of a token after the commit only, and forgetting one costs an insert that meets its own entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from coatcheck.keys.forms import Form, FormError
+from coatcheck.keys.tokens import Tokenizer
+from coatcheck.pipeline.columns import Column
+from coatcheck.pipeline.mask import masking, vault_columns
+from coatcheck.pipeline.message import Alias, Batch, Value, VaultEntry
+from coatcheck.pipeline.ports import BodySealer
+
+_PURPOSE = b"coatcheck/vault/v1"
+
+
+def vault_context(token: str, epoch: int) -> tuple[bytes, ...]:
+    """Return what an original is bound to beside tenant and data key: it opens for this token and epoch only."""
+    return _PURPOSE, token.encode(), epoch.to_bytes(4)
+
+
+class VaultStore:
+    """Implements ports.Vault for the plan of `columns`.
+
+    `retiring` computes the tokens under the key that retires while a rotation lasts; then every value brings the alias
+    of its old token to its new one. `old_forms` are the forms that were frozen for that key, by domain. `epoch` gives
+    the epoch of now. `remember` tokens are remembered as stored.
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Sequence[Column],
+        sealer: BodySealer,
+        epoch: Callable[[], int],
+        retiring: Tokenizer | None = None,
+        old_forms: Mapping[str, Form] | None = None,
+        remember: int = 65_536,
+    ) -> None:
+        stored = [column for column in columns if column.stored]
+        forms = old_forms or {}
+        self._places = tuple(
+            (
+                place,
+                stored.index(column),
+                column.vault,
+                _old_text(column, retiring, forms.get(column.domain)) if retiring and column.scheme else None,
+            )
+            for place, column in enumerate(vault_columns(columns, rotating=retiring is not None))
+        )
+        self._seal, self._epoch = sealer.seal, epoch
+        self._half = max(1, remember // 2)
+        self._recent: set[str] = set()
+        self._older: set[str] = set()
+        self._of_epoch = 0
+
+    @property
+    def seals_each(self) -> int:
+        """How many values it seals for one row at most."""
+        return sum(vaulted for _, _, vaulted, _ in self._places)
+
+    def keep(self, batch: Batch) -> None:
+        """Add to a batch the entries and aliases of its rows that this process has not stored yet, by token."""
+        if not self._places:
+            return
+        epoch = self._epoch()
+        if epoch != self._of_epoch:
+            self._recent, self._older, self._of_epoch = set(), set(), epoch
+        originals, aliases = self._fresh(batch)
+        for token in sorted(originals):
+            sealed = self._seal(str(originals[token]).encode(), *vault_context(token, epoch))
+            batch.vault.append(VaultEntry(token, epoch, sealed))
+        batch.aliases += [Alias(old, aliases[old]) for old in sorted(aliases)]
+
+    def _fresh(self, batch: Batch) -> tuple[dict[str, Value], dict[str, str]]:
+        """Return what is not known to be stored: originals by token, and new tokens by old one.
+
+        An alias is known by its old token: under an older form several old tokens may have become one.
+        """
+        recent, originals, aliases = self._recent, dict[str, Value](), dict[str, str]()
+        for row in batch.rows:
+            values = row.values
+            for place, index, vaulted, old_text in self._places:
+                token: str = values[index]  # type: ignore[assignment]  # a column of the vault holds tokens
+                if token is None:
+                    continue
+                if vaulted and token not in recent and token not in originals and not self._known(token):
+                    originals[token] = row.originals[place]
+                if old_text is not None:
+                    old = old_text(row.originals[place])
+                    if old is not None and old not in aliases and not self._known(old):
+                        aliases[old] = token
+        return originals, aliases
+
+    def _known(self, text: str) -> bool:
+        """Tell whether an entry or alias is known to be stored, and remember it for longer."""
+        if text in self._recent:
+            return True
+        if text in self._older:
+            self._recent.add(text)
+            return True
+        return False
+
+    def stored(self, batch: Batch) -> None:
+        """Take note that the batch with what `keep` added has been committed as a whole."""
+        if any(entry.epoch != self._of_epoch for entry in batch.vault):
+            return  # the epoch has changed meanwhile: what is stored in the old one is not in the new one
+        self._recent.update(entry.token for entry in batch.vault)
+        self._recent.update(alias.old for alias in batch.aliases)
+        if len(self._recent) > self._half:
+            self._recent, self._older = set(), self._recent
+
+
+def _old_text(column: Column, retiring: Tokenizer, form: Form | None) -> Callable[[object], str | None]:
+    """Return the function value -> its text under the key that retires; None if it had none, so that no row has it."""
+    masked = masking(column, retiring, form)
+
+    def text(value: object) -> str | None:
+        try:
+            return str(masked(value))
+        except FormError:
+            return None
+
+    return text
