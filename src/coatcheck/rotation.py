@@ -12,6 +12,7 @@ from coatcheck.keys import Opener, Sealer
 from coatcheck.keys.forms import parse_form
 from coatcheck.keys.seal_pair import kek
 from coatcheck.pipeline.columns import Mask
+from coatcheck.sinks.postgres import schema
 from coatcheck.sql import query
 from coatcheck.sql.connection import connect, translated
 from coatcheck.vault.register import register
@@ -22,10 +23,14 @@ from coatcheck.vault.rewrap import rewrap_data_keys
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A rotation that has begun: the key that retires, the active one, and columns that only loading anew can move."""
+    """A rotation that has begun: the key that retires, the active one, the view for analysts meanwhile.
+
+    `without_vault` are columns that only loading anew can take to the new key.
+    """
 
     old: str
     new: str
+    view: str
     without_vault: tuple[str, ...]
 
 
@@ -37,7 +42,9 @@ def rotate(config: Config) -> Rotated:
             f"{', '.join(fixed)}: ipcrypt-pfx does not tell its key, so old and new addresses would mix",
             hint="drop the column, or load its table anew under a new keyring",
         )
-    with connect(custody.dsn(config)) as connection, translated("write the audit trail"):
+    dsn = custody.dsn(config)
+    view = schema.make_view(dsn, config.target.table, config.plan())
+    with connect(dsn) as connection, translated("write the audit trail"):
         audit(connection, "rotation asked")
         old, new = custody.rotate_token_key(config)
         audit(connection, "token key added", old=old, new=new)
@@ -48,7 +55,7 @@ def rotate(config: Config) -> Rotated:
         for column in keyed
         if not column.vault and column.mask is not Mask.SEAL and column.path not in paths
     ]
-    return Rotated(old, new, tuple(without))
+    return Rotated(old, new, view, tuple(without))
 
 
 def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda _: None) -> Retokenized:
@@ -98,5 +105,6 @@ def retire_seal(config: Config, key_id: str) -> None:
             raise RefusedError(
                 f"{found[0]:,} data keys are wrapped under {key_id}", hint="run `coatcheck keys rewrap` first"
             )
+        audit(connection, "seal key retirement asked", key=key_id)
+        custody.retire_seal(config, key_id)
         audit(connection, "seal key retired", key=key_id)
-    custody.retire_seal(config, key_id)

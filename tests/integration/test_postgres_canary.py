@@ -184,7 +184,7 @@ def test_the_search_finds_what_is_there(aviary: Aviary) -> None:
     address, device = aviary.canaries[:2]
     aviary.database.execute("SELECT 1")  # the log is this test's
     aviary.database.close()
-    aviary.database.execute("INSERT INTO user_logins (user_id, masked_ip) VALUES (%s, %s)", "x", address)
+    aviary.database.execute("INSERT INTO user_logins (user_id, locale) VALUES (%s, %s)", "x", address)
     aviary.database.execute("CREATE TABLE hexed AS SELECT %s::bytea AS b", device.encode())
     logging.getLogger("anybody").info("received %s", device)
     try:

@@ -148,7 +148,7 @@ def test_a_worker_prunes_when_it_starts_and_in_a_day_again(database: Database, m
         remember(database, 8, OLD)
         await sink.write(batch(rows(1)))
         assert slots(database) == [1, 8]
-        monkeypatch.setattr(sink, "_prune_at", 0.0)
+        monkeypatch.setattr(sink, "_upkeep_at", 0.0)
         await sink.write(batch(rows(2)))
         assert slots(database) == [1, 2]
         remember(database, 9, OLD)
@@ -167,12 +167,13 @@ def test_a_worker_that_may_not_prune_works_all_the_same(
         database.role(
             *("USAGE ON SCHEMA coatcheck", "INSERT, SELECT ON coatcheck.ledger", "INSERT ON coatcheck.batch"),
             *("INSERT ON coatcheck.quarantine", "INSERT ON coatcheck.data_key", "INSERT ON events"),
+            *("INSERT ON coatcheck.vault", "INSERT ON coatcheck.alias", "EXECUTE ON FUNCTION coatcheck.using_key"),
         )
     )
 
     async def work() -> None:
         await sink.open()
-        monkeypatch.setattr(sink, "_prune_at", 0.0)
+        monkeypatch.setattr(sink, "_upkeep_at", 0.0)
         assert await sink.write(batch(rows(1))) == Outcome(loaded=1)
 
     asyncio.run(using(sink, work()))
@@ -191,7 +192,7 @@ def test_pruning_that_fails_keeps_nobody_waiting(database: Database, caplog: pyt
 
     asyncio.run(using(sink, work()))
     assert [(record.message, record.__dict__["sqlstate"]) for record in caplog.records] == [
-        ("the ledger was not pruned", "42883")
+        ("upkeep was not done", "42883")
     ]
 
 

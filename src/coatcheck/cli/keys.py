@@ -78,12 +78,13 @@ def rotate(context: click.Context) -> None:
     """Add a token key as the active one. Both are computed from then on, until the old one is retired.
 
     Loaders take the new keyring when they are started again, one after the other; groups stay whole in the view
-    TABLE_current meanwhile.
+    TABLE_current meanwhile, which all may read who may read the table.
     """
     from coatcheck import rotation
 
     done = rotation.rotate(_config(context))
     terminal.out(f"{done.new} is the active token key, {done.old} retires")
+    terminal.out(f"until then groups and joins are whole in the view {done.view}")
     for name in done.without_vault:
         terminal.warn(f"column {name} keeps no originals: its rows stay under {done.old} until they are loaded anew")
     terminal.note(

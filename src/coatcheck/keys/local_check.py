@@ -29,7 +29,7 @@ def inspect(folder: Path, *, token_root: str | None = None) -> list[Finding]:
     if not findings:
         with _as_finding(findings):
             LocalLoaderKeys.load(folder, token_root=token_root)
-    for path in (folder / SEAL_PRIVATE, *kept_files(folder).values()):
+    for path in (folder / SEAL_PRIVATE, *kept_files(folder).values()) if folder.is_dir() else ():
         if os.path.lexists(path):
             with _as_finding(findings):
                 findings += _private(path)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
+from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
 from coatcheck.sql import migrations, newest, query
 from coatcheck.sql.connection import connect, translated
@@ -37,13 +39,12 @@ _WIDER = {
 class Migrated:
     """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned.
 
-    And the name of the view over it (empty: this user may not make it), and the checks added to an existing table.
+    And the checks added to an existing table.
     """
 
     applied: tuple[str, ...] = ()
     created_table: bool = False
     pruned: int = 0
-    view: str = ""
     constrained: tuple[str, ...] = ()
 
 
@@ -63,7 +64,7 @@ def _wrong(what: str, hint: str) -> Finding:
 def migrate(
     dsn: str, table: str, columns: Sequence[Column], *, constrain: bool = False, epochs: Sequence[int] = ()
 ) -> Migrated:
-    """Bring coatcheck's schema to the newest version; make the target table where there is none, and the view over it.
+    """Bring coatcheck's schema to the newest version, and make the target table where there is none.
 
     With `constrain` an existing table gets the checks of its masked columns. `epochs` get their partitions in the
     vault. Each migration is one transaction; runs take turns by an advisory lock. Raises UnreachableError, ConfigError.
@@ -76,11 +77,12 @@ def migrate(
             created = not _table_columns(connection, table)
             if created:
                 connection.execute(create_table(table, columns))
-        view = _view(connection, table, columns)
         constrained = _constrain(connection, table, columns) if constrain else ()
-        connection.execute(query("make_epochs"), {"epochs": list(epochs)})
-        pruned = connection.execute(query("prune")).fetchone()
-    return Migrated(tuple(applied), created, pruned[0] if pruned else 0, view, constrained)
+        with connection.transaction():
+            connection.execute(query("make_epochs"), {"epochs": list(epochs)})
+        with connection.transaction():
+            pruned = connection.execute(query("prune")).fetchone()
+    return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained)
 
 
 def _apply(connection: psycopg.Connection[Any]) -> list[str]:
@@ -98,16 +100,19 @@ def _apply(connection: psycopg.Connection[Any]) -> list[str]:
     return applied
 
 
-def _view(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> str:
-    """Make the view over the target table, where this user may; return its name, or nothing."""
-    if not any(column.stored and column.scheme for column in columns):
-        return ""
-    try:
+def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
+    """Make the view for the time of a rotation, and let all read it who read the table; return its name.
+
+    It stays until somebody drops it: while it is there, the columns of the table cannot change their types. Raises
+    UnreachableError, ConfigError.
+    """
+    view = view_name(table)
+    with connect(dsn) as connection, translated("make the view over the target table"), connection.transaction():
         connection.execute(create_view(table, columns, _table_columns(connection, table)))
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidTableDefinition) as error:
-        _log.warning("the view over the target table was not made", extra={"sqlstate": error.sqlstate})
-        return ""
-    return view_name(table)
+        for (grantee,) in connection.execute(query("table_readers"), _named(table)).fetchall():
+            role = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
+            connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_identifier(view), role))
+    return view
 
 
 def _constrain(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> tuple[str, ...]:
