@@ -40,7 +40,8 @@ check: setup  ## lint, types, architecture, generated docs
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 
-bench: setup  ## loader CPU per message, messages per second, memory
+bench: setup  ## tokens and records a core; loader CPU per message, messages per second, memory
+	@$(BIN)/python -m benchmarks.crypto
 	@$(BIN)/python -m benchmarks.road
 
 lock: setup  ## resolve the lock file anew

@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("coatcheck", "errors", "pipeline", "pipeline.message", "pipeline.columns"),
+    ("errors", "version", "pipeline", "pipeline.message", "pipeline.columns"),
     ("config_columns", "keys.*", "loop", "ops", "ops.logs", "sql.*", "pipeline.ports"),
     ("config",),
     (
@@ -25,11 +25,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
     ("custody",),
-    ("app", "rotation"),
+    ("api", "app", "rotation"),
     ("worker", "supervisor", "terminal"),
     ("demo.*",),
     ("cli.*",),
-    ("__main__",),
+    ("coatcheck", "__main__"),
 )
 """Lower layers first; a module imports its own package's modules, and layers below its own."""
 

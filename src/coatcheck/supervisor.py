@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from operator import index
 
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.loop import run_async
@@ -39,8 +40,10 @@ def supervise(arguments: Sequence[str], *, workers: int, drain: bool, tick: Call
 
 class _Supervisor:
     def __init__(self, arguments: Sequence[str], *, drain: bool, tick: Callable[[Counts], None]) -> None:
-        self._command = [sys.executable, "-m", "coatcheck", *arguments]
+        # -P: without it, -m would import from the current folder first, into the process that holds the keys
+        self._command = [sys.executable, "-P", "-m", "coatcheck", *arguments]
         self._final = _FINAL | ({UnreachableError.exit_code: UnreachableError} if drain else {})
+        self._drain = drain
         self._tick = tick
         self._processes: set[asyncio.subprocess.Process] = set()
         self._counts: dict[int, dict[str, int]] = {}
@@ -73,24 +76,34 @@ class _Supervisor:
             _tell(process, signal.SIGTERM)  # one that is only just starting ends by it without a word
 
     async def _keep(self, place: int) -> None:
-        """Keep one worker running until it ends well, or in a way that no restart mends."""
+        """Keep one worker running until all are to stop, it has drained, or it ends in a way that no restart mends."""
         wait_s = _BACKOFF_FIRST_S
         while not self._stopping.is_set():
             since = time.monotonic()
-            code = await self._one()
-            if code == 0 or self._stopping.is_set():
+            what, why = await self._one_and_why(place)
+            if not what or self._stopping.is_set():
                 return
-            if code in self._final:
-                self._stop()
-                raise self._final[code](
-                    f"worker {place} has stopped with exit code {code}", hint="its own message stands above"
-                )
             wait_s = _BACKOFF_FIRST_S if time.monotonic() - since > _STABLE_S else wait_s
-            _log.warning("a worker has died and is started again", extra={"worker": place, "exit_code": code})
+            _log.warning(what, extra={"worker": place} | why)
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             except TimeoutError:
                 wait_s = min(wait_s * 2, _BACKOFF_MOST_S)
+
+    async def _one_and_why(self, place: int) -> tuple[str, dict[str, object]]:
+        """Run a worker; return what to say of its end, and its fields; nothing if that is as it should be."""
+        try:
+            code = await self._one()
+        except Exception as error:  # noqa: BLE001 - whatever it was (no process to be had, no memory), the next try may do
+            return "a worker cannot be followed and is started again", {"error": type(error).__name__}
+        if code in self._final and not self._stopping.is_set():
+            self._stop()
+            raise self._final[code](
+                f"worker {place} has stopped with exit code {code}", hint="its own message stands above"
+            )
+        if code == 0:  # without `drain`, somebody else has stopped it
+            return "" if self._drain else "a worker has ended and is started again", {"exit_code": code}
+        return "a worker has died and is started again", {"exit_code": code}
 
     async def _one(self) -> int:
         """Start a worker, follow its counts, and return its exit code."""
@@ -102,16 +115,27 @@ class _Supervisor:
         self._processes.add(process)
         if self._stopping.is_set():  # while it was being started
             _tell(process, signal.SIGTERM)
+        if process.stdout is None:
+            raise CoatcheckError("a worker has no output")
         try:
-            if process.stdout is None:
-                raise CoatcheckError("a worker has no output")
             async for line in process.stdout:
-                counts = json.loads(line)
-                self._counts[launch] = {name: counts[name] for name in _COUNTED}
-                self._tick(self._total())
+                self._take_note(launch, line)
             return await process.wait()
+        except Exception:
+            _tell(process, signal.SIGTERM)
+            await process.communicate()  # it may only be able to end when somebody takes what it says
+            raise
         finally:
             self._processes.discard(process)
+
+    def _take_note(self, launch: int, line: bytes) -> None:
+        """Take in a worker's counts. What is none is passed over: for a line of output no messages need to wait."""
+        try:
+            counts = json.loads(line)
+            self._counts[launch] = {name: index(counts[name]) for name in _COUNTED}
+            self._tick(self._total())
+        except Exception as error:  # noqa: BLE001 - its text would show the line
+            _log.warning("a worker's counts are passed over", extra={"error": type(error).__name__})
 
     def _total(self) -> Counts:
         return Counts(**{name: sum(counts[name] for counts in self._counts.values()) for name in _COUNTED})

@@ -7,21 +7,18 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from coatcheck import app
 from coatcheck.config import Config
 from coatcheck.errors import INTERRUPTED
-from coatcheck.loop import run_async
+from coatcheck.loop import in_thread, run_async
 from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 def run_worker(
@@ -45,7 +42,7 @@ async def _run(
         loop.add_signal_handler(number, stop.signalled)
     if supervised:
         loop.add_reader(sys.stdin.fileno(), stop.orphaned)
-    starting = _in_thread(lambda: app.runner(config, drain=drain))
+    starting = in_thread(lambda: app.runner(config, drain=drain))
     either: tuple[asyncio.Future[Any], ...] = (starting, stop.asked)
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -57,23 +54,6 @@ async def _run(
         return await runner.run(drain=drain)
     finally:
         ticker.cancel()
-
-
-def _in_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
-    """Do what may wait for a database in a thread that nobody has to wait for (asyncio waits for those of its own)."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            done = partial(future.set_result, work())
-        except Exception as error:  # noqa: BLE001 - raised where the result is taken
-            done = partial(future.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(done)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 async def _tick(counts: Counts, tick: Callable[[Counts], None], tick_s: float) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from coatcheck import __version__, terminal
+from coatcheck import terminal
 from coatcheck.cli.keys import keys
 from coatcheck.cli.quarantine import quarantine
 from coatcheck.cli.sections import Sections
+from coatcheck.version import __version__
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
@@ -171,7 +172,7 @@ def _supervise(context: click.Context, *, workers: int, drain: bool, tick: Calla
 
 
 @cli.command()
-@click.argument("file", type=click.File("r", encoding="utf-8", errors="surrogatepass"))
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="surrogateescape"))
 @click.option("--as-new", is_flag=True, help="Send as new messages: lines that were sent before are loaded again.")
 @click.option("--create-queue", is_flag=True, help="Create the queue if there is none.")
 @click.pass_context

@@ -89,7 +89,7 @@ class Reject(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     """A sealed value: AES-256-GCM `ciphertext` (tag included) under data key `dek_id` with a 12-byte `nonce`."""
 
     dek_id: bytes
@@ -97,7 +97,7 @@ class Sealed(msgspec.Struct, frozen=True):
     ciphertext: bytes
 
 
-class DataKey(msgspec.Struct, frozen=True):
+class DataKey(msgspec.Struct, frozen=True, gc=False):
     """The public half of a data key as it is stored: its id and the key wrapped by `kek`; never the key itself."""
 
     dek_id: bytes
@@ -105,7 +105,7 @@ class DataKey(msgspec.Struct, frozen=True):
     wrapped: bytes
 
 
-class VaultEntry(msgspec.Struct, frozen=True):
+class VaultEntry(msgspec.Struct, frozen=True, gc=False):
     """The original of a token, sealed, and the epoch (retention period) in which it is kept."""
 
     token: str
@@ -113,7 +113,7 @@ class VaultEntry(msgspec.Struct, frozen=True):
     sealed: Sealed
 
 
-class Alias(msgspec.Struct, frozen=True, order=True):
+class Alias(msgspec.Struct, frozen=True, order=True, gc=False):
     """During a rotation: two tokens of one value, under the key that retires and under the active one."""
 
     old: str

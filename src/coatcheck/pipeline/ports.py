@@ -76,5 +76,8 @@ class BodySealer(Protocol):
     def seal(self, plaintext: bytes, *context: bytes) -> Sealed:
         """Seal `plaintext`, bound to `context` as associated data."""
 
+    def seal_many(self, plaintexts: Sequence[bytes], contexts: Sequence[bytes]) -> list[Sealed]:
+        """Seal many values, each bound to a context that is framed already (`keys.derive.lp`)."""
+
     def data_key(self, dek_id: bytes) -> DataKey:
         """Return the stored half of the data key `dek_id`."""

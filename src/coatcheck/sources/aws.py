@@ -7,7 +7,6 @@ signed here, with a key that is derived once a day and credential.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import os
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from coatcheck.errors import ConfigError
+from coatcheck.loop import in_thread
 
 CONTENT_TYPE = "application/x-amz-json-1.0"
 """The content type of AWS JSON 1.0, signed and sent with every request."""
@@ -95,7 +95,7 @@ class Credentials:
             if now < self._read_again:
                 return keys
             self._read_again = now + KEYS_MAX_AGE
-        return await asyncio.to_thread(self._read, keys)
+        return await in_thread(lambda: self._read(keys))
 
     def invalidate(self, refused: Keys | None = None) -> None:
         """Forget the keys: the next `current` looks for credentials anew (a rotated file or role is found).

@@ -16,12 +16,13 @@ from contextlib import suppress
 
 import msgspec
 
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
-from coatcheck.pipeline.message import Depth, Message
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
+from coatcheck.pipeline.message import Depth, Message, size_of
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
 from coatcheck.sources.sqs_demand import Budget, Demand
-from coatcheck.sources.sqs_entries import change_visibility, delete
-from coatcheck.sources.sqs_leases import BATCH, Leases, tens
+from coatcheck.sources.sqs_entries import Left, change_visibility, delete
+from coatcheck.sources.sqs_leases import BATCH, VISIBILITY_S, Leases, tens
+from coatcheck.sources.sqs_message import is_fifo, message_of
 from coatcheck.sources.sqs_outage import Outage
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ _HANG_UP_S = 2.0
 _CONTROL_S = 10.0
 _EXTEND_LEAST_S = 0.5
 _LIMIT_LOOK_S = 300.0
-_DIGITS = 15
 _IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes back empty, without an error
 
 
@@ -56,7 +56,7 @@ class SqsSource:
     ) -> None:
         self._client, self._queue, self._wait_s = client, queue, wait_s
         self._clock = clock
-        self._outage = Outage(give_up_s, clock)
+        self._no_receives, self._no_acks = Outage(give_up_s, clock), Outage(give_up_s, clock)
         self._demand = Demand(receivers)
         self._budget = Budget(messages=max_in_flight, size=max_in_flight_bytes)
         self._requests = asyncio.Semaphore(receivers)
@@ -67,7 +67,7 @@ class SqsSource:
         self._keeper: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._quiesced = False
-        self._url = ""
+        self._url, self._fifo = "", is_fifo(queue)
         self._poll = b""
         self._looked_at = 0.0
         self.last_receive = clock()
@@ -89,7 +89,7 @@ class SqsSource:
             "MessageAttributeNames": [ORIGIN_ATTRIBUTE],
         }
         # a queue with 0 hides nothing by itself; and what holds for our leases must not change while we run
-        self.leases.visibility_s = int(attributes.get("VisibilityTimeout", 30)) or 30
+        self.leases.visibility_s = int(attributes.get("VisibilityTimeout", VISIBILITY_S)) or VISIBILITY_S
         request["VisibilityTimeout"] = self.leases.visibility_s
         self._poll = msgspec.json.encode(request)
         self._keeper = asyncio.create_task(self.leases.keep())
@@ -212,9 +212,9 @@ class SqsSource:
             "ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S, late=self._too_late
         )
         arrived, now_ms = self._clock(), int(time.time() * 1000)
-        messages = [_message(wire, now_ms) for wire in decode_receive(response) if _intact(wire)]
+        messages = [message_of(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
         self.last_receive = arrived
-        self._outage.over()
+        self._no_receives.over()
         if messages:
             # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
             self.leases.hold([message.receipt for message in messages], max(asked_at, arrived - 1.0))
@@ -223,7 +223,7 @@ class SqsSource:
         elif not self._quiesced:
             await self._look_for_limit()
         self._demand.observe(len(messages))
-        return [len(message.body) for message in messages]
+        return [size_of(message.body) for message in messages]
 
     async def _too_late(self, response: bytes) -> None:
         """Give back at once what SQS hands to a poll that was hung up."""
@@ -231,7 +231,7 @@ class SqsSource:
 
     async def _back_off(self, error: SqsError, backoff: Backoff) -> None:
         self._demand.observe(0)
-        self._outage.note(error)
+        self._no_receives.note(error)
         _log.warning("SQS does not answer for now", extra={"code": error.code})
         await backoff.wait()
 
@@ -255,24 +255,26 @@ class SqsSource:
         """Delete up to ten receipts, retrying what fails for now; return how many are given up.
 
         The keeper goes on extending what is being retried; what loses its lease is given up, and comes again. Raises
-        UnreachableError: acks that fail hold all the room, so perhaps no receive is left to notice an outage.
+        UnreachableError when that has gone on for too long, and what people have to cure at once.
         """
         given_up, backoff = 0, Backoff()
         while True:
-            gone: list[str] = []
-            again = receipts
             try:
                 async with self._requests:
-                    gone, again = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)
-                self._outage.over()
+                    left = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)
             except SqsError as error:
-                self._outage.note(error)
-            retry = set(again)
+                left = Left(again=receipts, error=error)
+            retry = set(left.again)
             self.leases.drop(receipt for receipt in receipts if receipt not in retry)
-            receipts = [receipt for receipt in again if receipt in self.leases]
-            given_up += len(gone) + len(again) - len(receipts)
+            receipts = [receipt for receipt in left.again if receipt in self.leases]
+            given_up += len(left.gone) + len(left.again) - len(receipts)
+            if left.error is None:
+                self._no_acks.over()
+                return given_up
+            self._no_acks.note(left.error)
             if not receipts:
                 return given_up
+            _log.warning("acks fail for now and are tried again", extra={"code": left.error.code})
             await backoff.wait()
 
     async def _give_back(self, receipts: Sequence[str]) -> None:
@@ -293,34 +295,13 @@ class SqsSource:
 
     async def _set_visibility(self, receipts: Sequence[str], seconds: int) -> tuple[list[str], list[str]]:
         limit = min(_CONTROL_S, max(_EXTEND_LEAST_S, seconds / 8))  # time for another try before the lease is over
-        return await change_visibility(self._client, self._url, receipts, seconds, timeout=limit)
+        left = await change_visibility(self._client, self._url, receipts, seconds, timeout=limit)
+        return left.gone, left.again
 
     def _forget(self, messages: Sequence[Message]) -> None:
         self.leases.drop(message.receipt for message in messages)
-        self._budget.free(len(messages), sum(len(message.body) for message in messages))
+        self._budget.free(len(messages), sum(size_of(message.body) for message in messages))
         self._spawn()
-
-
-def _message(wire: WireMessage, now_ms: int) -> Message:
-    attributes = wire.attributes
-    attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
-    text = attribute.string_value if attribute is not None else None
-    sent_ms = _number(attributes, "SentTimestamp", now_ms)
-    origin, sent_ms = read_origin(text if isinstance(text, str) else None, sent_ms)
-    return Message(
-        wire.message_id,
-        wire.body,
-        sent_ms,
-        wire.receipt_handle,
-        _number(attributes, "ApproximateReceiveCount", 1),
-        now_ms,
-        origin,
-    )
-
-
-def _number(attributes: dict[str, str], name: str, otherwise: int) -> int:
-    text = attributes.get(name, "")
-    return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
 
 
 def _intact(wire: WireMessage) -> bool:

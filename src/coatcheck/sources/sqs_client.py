@@ -22,7 +22,6 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
 
-from coatcheck import __version__
 from coatcheck.errors import ConfigError, UnreachableError
 from coatcheck.sources.aws import AwsTarget, Keys, Signer
 from coatcheck.sources.sqs_wire import (
@@ -37,6 +36,7 @@ from coatcheck.sources.sqs_wire import (
     refusal,
     transport_failure,
 )
+from coatcheck.version import __version__
 
 if TYPE_CHECKING:
     from pyreqwest.response import Response

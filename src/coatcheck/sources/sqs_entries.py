@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from coatcheck.sources.sqs_client import SqsClient, decode_batch
+from coatcheck.sources.sqs_client import SqsClient, SqsError, decode_batch
+from coatcheck.sources.sqs_wire import entry_failure
 
 _GONE = frozenset({
     "ReceiptHandleIsInvalid",  # delivered again meanwhile, or deleted; emulators say so, AWS mostly answers success
@@ -19,10 +20,20 @@ _GONE = frozenset({
 })  # fmt: skip
 
 
-async def delete(
-    client: SqsClient, url: str, receipts: Sequence[str], *, timeout: float
-) -> tuple[list[str], list[str]]:
-    """Delete up to ten messages; return (receipts that are gone for good, receipts to try again)."""
+class Left(msgspec.Struct):
+    """The receipts that a batch request did not serve: those gone for good, and those to try again, and why."""
+
+    gone: list[str] = msgspec.field(default_factory=list)
+    again: list[str] = msgspec.field(default_factory=list)
+    error: SqsError | None = None
+
+    def __repr__(self) -> str:
+        """Show the numbers only."""
+        return f"Left({len(self.gone)}, {len(self.again)})"
+
+
+async def delete(client: SqsClient, url: str, receipts: Sequence[str], *, timeout: float) -> Left:
+    """Delete up to ten messages; return what is left of them."""
     entries: list[dict[str, object]] = [
         {"Id": str(place), "ReceiptHandle": receipt} for place, receipt in enumerate(receipts)
     ]
@@ -31,8 +42,8 @@ async def delete(
 
 async def change_visibility(
     client: SqsClient, url: str, receipts: Sequence[str], seconds: int, *, timeout: float
-) -> tuple[list[str], list[str]]:
-    """Hide up to ten messages for `seconds` from now (0: show them); return (gone for good, try again)."""
+) -> Left:
+    """Hide up to ten messages for `seconds` from now (0: show them); return what is left of them."""
     entries: list[dict[str, object]] = [
         {"Id": str(place), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
         for place, receipt in enumerate(receipts)
@@ -42,14 +53,19 @@ async def change_visibility(
 
 async def _batch(  # noqa: PLR0917 - private, and each is what a batch request consists of
     client: SqsClient, operation: str, url: str, entries: list[dict[str, object]], receipts: Sequence[str], limit: float
-) -> tuple[list[str], list[str]]:
+) -> Left:
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": entries})
     answer = decode_batch(await client.call(operation, payload, timeout=limit))
     places = {str(place): receipt for place, receipt in enumerate(receipts)}
-    gone: list[str] = []
-    again: list[str] = []
+    left = Left()
     for failed in answer.failed:
         receipt = places.pop(failed.id, None)
-        if receipt is not None:
-            (gone if failed.code in _GONE else again).append(receipt)
-    return gone, again
+        if receipt is None:
+            continue
+        if failed.code in _GONE:
+            left.gone.append(receipt)
+            continue
+        left.again.append(receipt)
+        if left.error is None or left.error.retryable:  # the worst of them is told
+            left.error = entry_failure(operation, failed.code)
+    return left

@@ -17,6 +17,9 @@ import msgspec
 
 _log = logging.getLogger(__name__)
 BATCH = 10
+VISIBILITY_S = 30
+"""The visibility timeout of a queue that has none of its own."""
+
 _CAP_S = 12 * 3600 - 60
 _MARGIN = 0.5
 _LANES = 8
@@ -47,7 +50,7 @@ class Leases:
         self._change = change
         self._clock = clock
         self._held: dict[str, Lease] = {}
-        self.visibility_s = 30
+        self.visibility_s = VISIBILITY_S
         self.extended = 0
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""How long SQS has been away, as receives and acks find it, and when to give up."""
+"""How long SQS has been away for one kind of request, and when to give up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from coatcheck.sources.sqs_client import SqsError
 
 
 class Outage:
-    """The time since the first failure that no success has followed. `give_up_s` bounds it (0: for ever)."""
+    """The time since the first failure that no success has followed. `give_up_s` bounds it (0: for ever).
+
+    Each kind of request has its own: that receives are answered says nothing of acks.
+    """
 
     def __init__(self, give_up_s: float, clock: Callable[[], float]) -> None:
         self._give_up_s, self._clock = give_up_s, clock
@@ -28,6 +31,6 @@ class Outage:
             self._since = now
         if self._give_up_s and now - self._since > self._give_up_s:
             raise UnreachableError(
-                f"SQS has not answered for {self._give_up_s:g} s (last: {error.code})",
+                f"SQS has not answered for {self._give_up_s:g} s (last: {error.operation}, {error.code})",
                 hint="nothing is lost: unacked messages come back; is the endpoint right and up?",
             )

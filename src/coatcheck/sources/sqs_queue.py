@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import time
 import uuid
@@ -14,9 +15,11 @@ import msgspec
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body, origin_of, read_origin
-from coatcheck.pipeline.message import Message
+from coatcheck.pipeline.message import Message, size_of
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, decode_batch
 from coatcheck.sources.sqs_entries import delete
+from coatcheck.sources.sqs_leases import VISIBILITY_S
+from coatcheck.sources.sqs_message import is_fifo, numeric
 from coatcheck.sources.sqs_wire import decode
 
 MAX_BYTES = 2**20
@@ -26,12 +29,16 @@ _MOST = 10
 _MIN_VISIBILITY_S = 10
 _MIN_RECEIVES = 3
 _ATTRIBUTES_MOST = 10
-_DIGITS = 15
 _NAMED = 5
 _CONTROL_S = 30.0
 _EMPTY_POLLS, _EMPTY_POLL_S = 2, 1
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
 _AGAIN = "mend it and send the file again: what has arrived is not loaded twice"
+_PROBES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("DeleteMessageBatch", {}),
+    ("ChangeMessageVisibilityBatch", {"VisibilityTimeout": 0}),
+)
+_AS_NEW = "lines before it may have been sent, and would be loaded twice: send them from a file, which is read ahead"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -53,16 +60,39 @@ def _queue_advice(what: str, hint: str) -> Finding:
 
 
 async def inspect(client: SqsClient, queue: str, *, batch_s: float) -> QueueState:
-    """Read the queue's attributes; `batch_s` is the longest a message waits for its batch. Raises UnreachableError."""
+    """Read the queue's attributes and try what may be done with its messages, without doing it.
+
+    `batch_s` is the longest a message waits for its batch. ReceiveMessage is not tried: it would count as a receive of
+    whatever it returns, and AWS does not say whether it looks at permissions or at parameters first. `run` begins with
+    it, so that it fails at once and before any effect. Raises UnreachableError.
+    """
     url = await client.queue_url(queue)
     attributes = await client.get_queue_attributes(url, ["All"])
-    return QueueState(url, attributes, tuple(queue_findings(attributes, batch_s=batch_s)))
+    lacking = [finding for probe in _PROBES if (finding := await _forbidden(client, url, *probe)) is not None]
+    return QueueState(url, attributes, (*queue_findings(attributes, batch_s=batch_s), *lacking))
+
+
+async def _forbidden(client: SqsClient, url: str, operation: str, entry: dict[str, Any]) -> Finding | None:
+    """Try an operation on a receipt that there cannot be; None if that is all that SQS has against it."""
+    request = {"QueueUrl": url, "Entries": [{"Id": "0", "ReceiptHandle": "coatcheck-check"} | entry]}
+    try:
+        await client.call_retrying(operation, msgspec.json.encode(request), timeout=_CONTROL_S)
+    except SqsError as error:
+        if error.kind == "denied":
+            permission = f"sqs:{operation.removesuffix('Batch')}"
+            return _queue_error(
+                f"these credentials lack the permission {permission} ({error.code})",
+                f"allow {permission} on the queue, in the IAM policy and in the queue's own policy",
+            )
+        if error.kind != "invalid":
+            raise
+    return None
 
 
 def queue_findings(attributes: dict[str, str], *, batch_s: float) -> Iterator[Finding]:
     """Yield what is wrong or unwise about a queue with these attributes."""
-    visibility = int(attributes.get("VisibilityTimeout", 30))
-    if visibility < batch_s * 3:
+    visibility = int(attributes.get("VisibilityTimeout", VISIBILITY_S))
+    if (visibility or VISIBILITY_S) < batch_s * 3:  # with 0, `run` hides messages for 30 s by itself
         yield _queue_error(
             f"the visibility timeout of {visibility} s is too short for batches that wait {batch_s:g} s",
             "set VisibilityTimeout to 30 s or more, or lower [batch] seconds",
@@ -95,17 +125,26 @@ def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, An
     """Yield a SendMessageBatch entry (without its Id) for each line that is not blank.
 
     Unless `as_new`, each carries a key made of its text and of how often that text has come before, so that sending
-    the same file again adds nothing. Raises ConfigError for a line that SQS cannot take, by its number.
+    the same file again adds nothing. Raises ConfigError for a line that SQS cannot take, by its number; of a file that
+    can be read twice before anything is yielded. Bytes that are no UTF-8 are expected as lone surrogates.
     """
+    if isinstance(lines, io.TextIOBase) and lines.seekable():
+        for _ in _entries(lines, as_new=True, hint="nothing has been sent: mend it and send the file again"):
+            pass
+        lines.seek(0)
+    yield from _entries(lines, as_new=as_new, hint=_AS_NEW if as_new else _AGAIN)
+
+
+def _entries(lines: Iterable[str], *, as_new: bool, hint: str) -> Iterator[dict[str, Any]]:
     repeats: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         body = line.rstrip("\r\n")
         if not body.strip():
             continue
-        if len(body.encode("utf-8", "surrogatepass")) > MAX_BYTES - 256:
-            raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint=_AGAIN)
         if _SURROGATE.search(body):
-            raise ConfigError(f"line {number} is no UTF-8 text (a lone surrogate)", hint=_AGAIN)
+            raise ConfigError(f"line {number} is no UTF-8 text", hint=hint)
+        if size_of(body) > MAX_BYTES - 256:
+            raise ConfigError(f"line {number} is larger than SQS takes (1 MiB)", hint=hint)
         entry: dict[str, Any] = {"MessageBody": body}
         if not as_new:
             origin = origin_for_body(body, 0)
@@ -117,7 +156,7 @@ def file_entries(lines: Iterable[str], *, as_new: bool) -> Iterator[dict[str, An
 
 def _size(entry: dict[str, Any]) -> int:
     """Return the bytes of an entry as SQS counts them: body, and names, types and values of its attributes."""
-    size = len(entry["MessageBody"].encode())
+    size = size_of(entry["MessageBody"])
     for name, attribute in entry.get("MessageAttributes", {}).items():
         size += len(name.encode()) + sum(len(str(part).encode()) for part in attribute.values())
     return size
@@ -140,7 +179,7 @@ def batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
 async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -> AsyncIterator[int]:
     """Send entries, several batches at once; yield the number sent after each. Raises CoatcheckError."""
-    fifo = url.endswith(".fifo")
+    fifo = is_fifo(url)
     waiting: set[asyncio.Task[int]] = set()
     try:
         for batch in batches(entries):
@@ -164,7 +203,7 @@ async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -
 
 async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, Any]]) -> int:
     numbered = [entry | {"Id": str(place)} for place, entry in enumerate(entries)]
-    if url.endswith(".fifo"):
+    if is_fifo(url):
         for entry in numbered:
             origin = entry.get("MessageAttributes", {}).get(ORIGIN_ATTRIBUTE)
             once = origin["StringValue"].replace(":", "_") if origin is not None else uuid.uuid4().hex
@@ -218,8 +257,14 @@ async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | 
     """Move messages from a dead-letter queue to the queue, keeping their identity; yield the number of each batch.
 
     A copy is sent before the original is deleted: what fails in between is there twice, and loaded once. Raises
-    CoatcheckError in the end if there were messages that have no room for their identity; they stay.
+    CoatcheckError in the end if there were messages that have no room for their identity; they stay. Raises ConfigError
+    for queues of two kinds: a message is known again by other means on a FIFO queue.
     """
+    if is_fifo(origin_url) is not is_fifo(url):
+        raise ConfigError(
+            "dead letters of a FIFO queue go to a FIFO queue only, others to others only",
+            hint="name a dead-letter queue of the same kind",
+        )
     request: dict[str, Any] = {
         "QueueUrl": origin_url,
         "WaitTimeSeconds": _EMPTY_POLL_S,
@@ -235,7 +280,7 @@ async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | 
         answer = await client.call_retrying("ReceiveMessage", payload, timeout=_CONTROL_S)
         messages = decode("ReceiveMessage", _dead_decoder, answer).messages or []
         empty = 0 if messages else empty + 1
-        copies = [_copy(message, fifo=url.endswith(".fifo")) for message in messages]
+        copies = [_copy(message, fifo=is_fifo(url)) for message in messages]
         stuck |= {message.message_id: None for message, copy in zip(messages, copies, strict=True) if copy is None}
         for batch in batches(copy for copy in copies if copy is not None):
             receipts = [entry.pop("ReceiptHandle") for entry in batch]
@@ -256,7 +301,7 @@ async def _delete_moved(client: SqsClient, url: str, receipts: list[str]) -> Non
     end, backoff = time.monotonic() + _CONTROL_S, Backoff()
     while receipts:
         try:
-            _, receipts = await delete(client, url, receipts, timeout=_CONTROL_S)
+            receipts = (await delete(client, url, receipts, timeout=_CONTROL_S)).again
         except SqsError as error:
             if not error.retryable or time.monotonic() > end:
                 raise
@@ -272,8 +317,7 @@ def _copy(message: _Dead, *, fifo: bool) -> dict[str, Any] | None:
         name: {key: value for key, value in attribute.items() if key in ("DataType", "StringValue", "BinaryValue")}
         for name, attribute in message.message_attributes.items()
     }
-    sent = message.attributes.get("SentTimestamp", "")
-    sent_ms = int(sent) if sent.isdecimal() and len(sent) <= _DIGITS else 0
+    sent_ms = numeric(message.attributes, "SentTimestamp", 0)
     known, _ = read_origin(attributes.get(ORIGIN_ATTRIBUTE, {}).get("StringValue"), sent_ms)
     origin = origin_of(Message(message.message_id, "", sent_ms, "", origin=known))
     attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": origin}

@@ -77,6 +77,7 @@ _CODES: dict[Kind, str] = {
 }
 _KINDS: dict[str, Kind] = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 _SIGNATURE = frozenset({"SignatureDoesNotMatch", "InvalidSignatureException"})
+_PREFIX = "AWS.SimpleQueueService."
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
 
 
@@ -87,7 +88,7 @@ def refusal(operation: str, status: int, query_error: str | None, body: bytes) -
     """
     fields = _error_fields(body)
     names = [fields.get("__type", "").rpartition("#")[2].partition(":")[0], (query_error or "").partition(";")[0]]
-    codes = [name.removeprefix("AWS.SimpleQueueService.") for name in names if _CODE.fullmatch(name)]
+    codes = [name.removeprefix(_PREFIX) for name in names if _CODE.fullmatch(name)]
     message = fields.get("message", fields.get("Message", "")).lower()
     for code in codes:
         if code in _SIGNATURE and ("expired" in message or "not yet current" in message):
@@ -95,6 +96,12 @@ def refusal(operation: str, status: int, query_error: str | None, body: bytes) -
         if code in _KINDS:
             return SqsError(operation, _KINDS[code], code)
     return SqsError(operation, _kind_of_status(status), codes[0] if codes else f"Http{status}")
+
+
+def entry_failure(operation: str, code: str) -> SqsError:
+    """Classify an entry that failed in a batch answered with 200. An unknown code is a fault that passes."""
+    name = code.removeprefix(_PREFIX) if _CODE.fullmatch(code) else "Unknown"
+    return SqsError(operation, _KINDS.get(name, "unavailable"), name)
 
 
 def _error_fields(body: bytes) -> dict[str, str]:

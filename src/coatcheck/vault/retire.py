@@ -23,8 +23,9 @@ def retire_key(connection: psycopg.Connection[Any], *, table: str, columns: Sequ
     From then on no transaction of a loader that masks under this key commits. It can be done again after a crash: then
     only what is left of it is done.
     """
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # the last look must see what it waited for
     with translated("retire the token key"):
-        domains = sorted(frozen_forms(connection, kid))
+        domains = sorted(frozen_forms(connection, kid).keys() | {column.domain for column in columns if column.scheme})
         retired = connection.execute(query("key_states"), {"kids": [kid]}).fetchone()
         if not retired:
             _refuse_what_is_left(connection, table, columns, kid, domains)  # first without a lock: this may take long
@@ -52,15 +53,15 @@ def _refuse_what_is_left(
         if found and found[0]:
             raise RefusedError(
                 f"the vault has {found[0]:,} entries of the domain {domain} under {kid} only",
-                hint="run `coatcheck keys retokenize`",
+                hint="run `coatcheck keys retokenize`; those that it calls damaged or planted have to be deleted from "
+                "coatcheck.vault by hand",
             )
 
 
 def _remove(connection: psycopg.Connection[Any], kid: str, domains: Iterable[str]) -> None:
-    for domain in domains:
-        first, beyond = key_range(domain, kid)
-        parameters = {"first": first, "beyond": beyond, "limit": _PAGE}
-        while connection.execute(query("retire_vault"), parameters).rowcount:
-            pass
-    while connection.execute(query("retire_aliases"), {"kid": kid, "limit": _PAGE}).rowcount:
-        pass
+    for name, scheme in (("retire_vault", "pt1"), ("retire_aliases", "pt1"), ("retire_aliases", "ps1")):
+        for domain in domains:
+            first, beyond = key_range(domain, kid, scheme)
+            parameters = {"first": first, "beyond": beyond, "limit": _PAGE}
+            while connection.execute(query(name), parameters).rowcount:
+                pass

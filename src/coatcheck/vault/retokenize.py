@@ -31,6 +31,7 @@ from coatcheck.vault.store import vault_context
 _PAGE = 500
 _BLOCKS = 256  # 2 MiB: some ten thousand rows a transaction
 _PASSES = 5
+_TRIES = 10  # of a step that PostgreSQL has chosen to give way in a deadlock
 
 Function = Callable[[object], Any]
 
@@ -39,7 +40,8 @@ Function = Callable[[object], Any]
 class Retokenized:
     """What a run has done. `left` are rows by column that still have a text under the old key.
 
-    `mismatched` are vault entries whose original is not that of their token: damaged, or planted; they stay.
+    `mismatched` are vault entries whose original is not that of their token, or has no form under the active key:
+    damaged, planted, or of a form that takes all there is of it; they stay.
     """
 
     entries: int = 0
@@ -92,6 +94,7 @@ class Retokenizer:
             audit(self._connection, "retokenize begun", old=self._old.kid, new=self._new.kid)
             before = -1
             for _ in range(_PASSES):
+                done.mismatched = 0  # those that stay are met in each pass
                 for domain in self._vaulted():
                     self._entries(domain, done)
                 self._rows(done)
@@ -104,8 +107,19 @@ class Retokenizer:
             audit(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
         return done
 
+    def _execute(self, statement: str | sql.Composed, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        """Run a step; again, when somebody else had to go first (SQLSTATE class 40)."""
+        for _ in range(_TRIES):
+            try:
+                return self._connection.execute(_as_query(statement), parameters)
+            except psycopg.OperationalError as error:
+                if (error.sqlstate or "")[:2] != "40":
+                    raise
+        return self._connection.execute(_as_query(statement), parameters)
+
     def _vaulted(self) -> list[str]:
-        return sorted({column.domain for column in self._columns if column.vault})
+        """Return the domains that may have entries: of the columns, and of those that once were configured."""
+        return sorted({column.domain for column in self._columns if column.vault} | self._old_forms.keys())
 
     # -- the vault
 
@@ -113,15 +127,15 @@ class Retokenizer:
         old, new, derived = self._functions(domain)
         first, beyond = key_range(domain, self._old.kid)
         at: dict[str, Any] = {"first": first, "beyond": beyond, "token": "", "epoch": 0, "limit": _PAGE}
-        while page := self._connection.execute(query("retokenize_page"), at).fetchall():
+        while page := self._execute(query("retokenize_page"), at).fetchall():
             stored, aliases = [], set[Alias]()
             for token, epoch, nonce, ciphertext, dek_id, kek, wrapped in page:
                 data_key = DataKey(dek_id.bytes, kek, wrapped)
                 original = self._original(token, epoch, Sealed(dek_id.bytes, nonce, ciphertext), data_key, old)
-                if original is None:
+                fresh = None if original is None else _or_none(new, original)
+                if original is None or fresh is None:
                     done.mismatched += 1
                     continue
-                fresh = new(original)
                 stored.append((fresh, epoch, self._sealer.seal(original.encode(), *vault_context(fresh, epoch))))
                 aliases.add(Alias(token, fresh))
                 aliases.update(_aliases(derived, original))
@@ -140,9 +154,13 @@ class Retokenizer:
 
     def _functions(self, domain: str) -> tuple[Function, Function, list[tuple[Function, Function]]]:
         """Return how tokens of a domain are made under both keys, and what else is made of the same fields."""
-        own = [column for column in self._columns if column.vault and column.domain == domain]
+        tokens = [column for column in self._columns if column.mask is not Mask.SEAL]
+        own = [column for column in tokens if column.domain == domain]
+        if not own:  # no column has it any more: its form cannot have changed
+            form = self._old_forms[domain]
+            return self._old.for_domain(domain, form), self._new.for_domain(domain, form), []
         paths = {column.path for column in own}
-        beside = {c.domain: c for c in self._columns if c.mask is Mask.SUBNET and c.path in paths}
+        beside = {c.domain: c for c in tokens if c.path in paths and c.domain != domain}
         return *self._both(own[0]), [self._both(column) for column in beside.values()]
 
     def _both(self, column: Column) -> tuple[Function, Function]:
@@ -152,7 +170,7 @@ class Retokenizer:
     def _store(self, entries: list[tuple[str, int, Sealed]], aliases: list[Alias]) -> None:
         sealed = [value for _, _, value in entries]
         keys = [self._sealer.data_key(dek_id) for dek_id in sorted({value.dek_id for value in sealed})]
-        self._connection.execute(
+        self._execute(
             query("retokenize_store"),
             {
                 "dek_ids": [UUID(bytes=key.dek_id) for key in keys],
@@ -177,7 +195,7 @@ class Retokenizer:
             for first, beyond in ranges:
                 block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
                 self._sealed(part, block_range)
-                done.rows += self._connection.execute(statement, block_range).rowcount
+                done.rows += self._execute(statement, block_range).rowcount
                 self._progress(done)
 
     def _parts(self) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
@@ -208,15 +226,34 @@ class Retokenizer:
                 continue
             prefix, _ = key_range(column.domain, self._old.kid, column.scheme)
             statement = sql.SQL(query("retokenize_sealed")).format(target=part, column=sql.Identifier("t", column.name))
-            texts = self._connection.execute(statement, block_range | {"prefix": prefix}).fetchall()
-            form = self._old_forms.get(column.domain, form_of(column))
-            unseal, seal = self._old.open_for(column.domain, form), masking(column, self._new)
-            self._store([], sorted(Alias(text, str(seal(unseal(text)))) for (text,) in texts))
+            texts = self._execute(statement, block_range | {"prefix": prefix}).fetchall()
+            reseal = self._resealing(column)
+            renewed = ((text, _or_none(reseal, text)) for (text,) in texts)
+            self._store([], sorted(Alias(text, fresh) for text, fresh in renewed if fresh is not None))
+
+    def _resealing(self, column: Column) -> Function:
+        form = self._old_forms.get(column.domain, form_of(column))
+        unseal, seal = self._old.open_for(column.domain, form), masking(column, self._new)
+        return lambda text: seal(unseal(str(text)))
+
+
+def _or_none(function: Function, value: str) -> str | None:
+    """Return the text that is made of a value; None if it has no canonical form, or does not open."""
+    try:
+        return str(function(value))
+    except (OpenError, FormError):
+        return None
+
+
+def _as_query(statement: str | sql.Composed) -> bytes | sql.Composed:
+    return statement.encode() if isinstance(statement, str) else statement
 
 
 def _aliases(derived: Sequence[tuple[Function, Function]], original: str) -> Iterator[Alias]:
-    for old, new in derived:
-        yield Alias(str(old(original)), str(new(original)))
+    for function, successor in derived:
+        old, new = _or_none(function, original), _or_none(successor, original)
+        if old is not None and new is not None:
+            yield Alias(old, new)
 
 
 def _quoted(table: str) -> str:

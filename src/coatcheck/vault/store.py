@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from coatcheck.keys.derive import lp
 from coatcheck.keys.forms import Form, FormError
 from coatcheck.keys.tokens import Tokenizer
 from coatcheck.pipeline.columns import Column
@@ -21,6 +22,19 @@ _PURPOSE = b"coatcheck/vault/v1"
 def vault_context(token: str, epoch: int) -> tuple[bytes, ...]:
     """Return what an original is bound to beside tenant and data key: it opens for this token and epoch only."""
     return _PURPOSE, token.encode(), epoch.to_bytes(4)
+
+
+def framed_contexts(tokens: Sequence[str], epoch: int) -> list[bytes]:
+    """Return `lp(*vault_context(token, epoch))` of many tokens, sharing what they have in common."""
+    head, tail = lp(_PURPOSE), lp(epoch.to_bytes(4))
+    around: dict[int, tuple[bytes, bytes]] = {}  # by length: a token is joined into it as the separator
+    framed = []
+    for data in map(str.encode, tokens):
+        size = len(data)
+        if size not in around:
+            around[size] = head + size.to_bytes(4), tail
+        framed.append(data.join(around[size]))
+    return framed
 
 
 class VaultStore:
@@ -52,7 +66,7 @@ class VaultStore:
             )
             for place, column in enumerate(vault_columns(columns, rotating=retiring is not None))
         )
-        self._seal, self._epoch = sealer.seal, epoch
+        self._seal_many, self._epoch = sealer.seal_many, epoch
         self._half = max(1, remember // 2)
         self._recent: set[str] = set()
         self._older: set[str] = set()
@@ -71,9 +85,11 @@ class VaultStore:
         if epoch != self._of_epoch:
             self._recent, self._older, self._of_epoch = set(), set(), epoch
         originals, aliases = self._fresh(batch)
-        for token in sorted(originals):
-            sealed = self._seal(str(originals[token]).encode(), *vault_context(token, epoch))
-            batch.vault.append(VaultEntry(token, epoch, sealed))
+        if originals:
+            tokens = sorted(originals)
+            plaintexts = [str(originals[token]).encode() for token in tokens]
+            sealed = self._seal_many(plaintexts, framed_contexts(tokens, epoch))
+            batch.vault += [VaultEntry(token, epoch, value) for token, value in zip(tokens, sealed, strict=True)]
         batch.aliases += [Alias(old, aliases[old]) for old in sorted(aliases)]
 
     def _fresh(self, batch: Batch) -> tuple[dict[str, Value], dict[str, str]]:

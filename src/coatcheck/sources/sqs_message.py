@@ -1,0 +1,54 @@
+"""From what SQS hands out to a message: its times, and which message it is.
+
+Amazon SQS developer guide, "Dead-letter queues": on a standard queue a dead letter keeps its SentTimestamp, on a FIFO
+queue the time of its death replaces it. The slot of a ledger key is a send date, so it could not be found again there:
+the messages of FIFO queues get keys without a date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
+from coatcheck.pipeline.message import Message
+from coatcheck.sources.sqs_wire import WireMessage
+
+_DIGITS = 15
+
+
+def is_fifo(queue: str) -> bool:
+    """Whether this is the name, URL or ARN of a FIFO queue."""
+    return queue.endswith(".fifo")
+
+
+def numeric(attributes: dict[str, str], name: str, otherwise: int) -> int:
+    """Return a numeric attribute of SQS's own, or `otherwise` if it is absent or odd."""
+    text = attributes.get(name, "")
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
+
+
+def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
+    """Return the message; `now_ms` is its receive time."""
+    attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+    text = attribute.string_value if attribute is not None else None
+    sent_ms = numeric(wire.attributes, "SentTimestamp", now_ms)
+    origin, sent_ms = read_origin(text if isinstance(text, str) else None, sent_ms)
+    return Message(
+        wire.message_id,
+        wire.body,
+        sent_ms,
+        wire.receipt_handle,
+        numeric(wire.attributes, "ApproximateReceiveCount", 1),
+        now_ms,
+        _undated(origin, wire.message_id) if fifo else origin,
+    )
+
+
+def _undated(origin: str | None, message_id: str) -> str:
+    """Return the identity of a FIFO queue's message, the same before its death and after any redrive of ours."""
+    kind, _, rest = (origin or f"id:{message_id}:0").partition(":")
+    if kind == "key":
+        return f"key:{rest}"
+    first_id = rest.rpartition(":")[0]
+    digest = hashlib.sha256(f"fifo\n{first_id}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"key:{digest[:32]}"
