@@ -12,8 +12,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "pipeline", "pipeline.message", "pipeline.columns"),
-    ("config_columns", "keys.*", "loop", "ops", "ops.logs", "sql.*", "pipeline.ports"),
+    ("errors", "loop", "version", "pipeline", "pipeline.message", "pipeline.columns"),
+    ("config_columns", "keys.*", "ops", "ops.logs", "sql.*", "pipeline.ports"),
     ("config",),
     (
         "pipeline.decode",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -114,9 +115,36 @@ def test_the_exercise_step_by_step(servers: tuple[SqsServer, PostgresServer], tm
         assert reason in done.stdout
 
 
+def test_the_commands_about_keys_run_in_their_order(servers: tuple[SqsServer, PostgresServer], tmp_path: Path) -> None:
+    _, postgres = servers
+    postgres.psql("-c", "CREATE DATABASE of_keys")
+    dsn = urlunsplit(urlsplit(postgres.dsn)._replace(path="/of_keys"))
+    env = environment(tmp_path) | {"DATABASE_URL": dsn}
+    lines = [line.split("#")[0].strip() for line in console("## Keys")]
+    script = [lines[0], "coatcheck migrate", *lines[1:]]
+    assert len(script) >= 7
+    done = subprocess.run(
+        ["bash", "-euxc", "\n".join(script)],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "k1 is retired" in done.stdout
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    match = re.search(r"`(from coatcheck import Tokenizer)`, then\n`(Tokenizer[^`]*)`", README)
+    assert match is not None
+    script = f"coatcheck init --keys && python -c '{match[1]}; print({match[2]})'"
+    done = subprocess.run(
+        ["bash", "-euxc", script], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert re.search(r"^pt1_ip_k1_[0-9a-f]{40}$", done.stdout, re.MULTILINE), done.stdout + done.stderr
+
+
 def test_the_commands_of_the_readme_exist() -> None:
     known = {name for name, _ in commands()}
-    for line in console("## Use it"):
+    for line in [*console("## Use it"), *console("## Keys")]:
         if line.startswith("coatcheck"):
             words = line.split("#")[0].split()
             name = " ".join(words[: 3 if words[1] in ("quarantine", "keys") else 2])

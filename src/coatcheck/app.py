@@ -56,23 +56,23 @@ def road(config: Config, keys: LoaderKeys, sealer: Sealer) -> Road:
     )
 
 
-def vault_store(config: Config, keys: LoaderKeys, sealer: Sealer, old_forms: Mapping[str, str]) -> VaultStore:
-    """Build the road's side of the vault; `old_forms` are those frozen for a key that retires (none: none retires)."""
+def vault_store(config: Config, keys: LoaderKeys, sealer: Sealer, old_forms: Mapping[str, str] | None) -> VaultStore:
+    """Build the road's side of the vault; `old_forms` are those frozen for the key that retires (None: none does)."""
     return VaultStore(
         columns=config.plan(),
         sealer=sealer,
         epoch=Epochs(config.vault.epoch).now,
-        retiring=custody.tokenizer(keys, keys.kids[1]) if len(keys.kids) > 1 else None,
-        old_forms={domain: parse_form(form_id) for domain, form_id in old_forms.items()},
+        retiring=custody.tokenizer(keys, keys.kids[1]) if old_forms is not None else None,
+        old_forms={domain: parse_form(form_id) for domain, form_id in (old_forms or {}).items()},
         remember=config.vault.remember,
     )
 
 
-def _register(config: Config, keys: LoaderKeys) -> dict[str, str]:
-    """Hold the keyring against the database's register; return the form ids frozen for the key that retires."""
+def _register(config: Config, keys: LoaderKeys) -> dict[str, str] | None:
+    """Hold the keyring against the database's register; return the form ids frozen for the key that retires, if any."""
     forms = {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
     with connect(custody.dsn(config)) as connection:
-        return register(connection, keys.kids, forms)
+        return register(connection, custody.fingerprints(keys), forms)
 
 
 @asynccontextmanager
@@ -257,9 +257,9 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
             yield moved
 
 
-def quarantine(config: Config) -> Quarantine:
-    """Open the quarantine."""
-    return Quarantine(custody.dsn(config), config.target.table, config.plan())
+def quarantine(config: Config, *, kid: str = "") -> Quarantine:
+    """Open the quarantine; `kid` is the token key that what is loaded is masked under."""
+    return Quarantine(custody.dsn(config), config.target.table, config.plan(), kid=kid)
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -298,7 +298,7 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
     sealer = Sealer(keys)
     stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, _register(config, keys))
     retried = Retried()
-    with quarantine(config) as entries:
+    with quarantine(config, kid=keys.kid) as entries:
         for held in entries.held(selection):
             try:
                 reject = _retry(entries, stages, vault, sealer, held, _opened(opening, held))

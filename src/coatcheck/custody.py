@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from coatcheck.config import Config
-from coatcheck.errors import Finding, RefusedError
+from coatcheck.errors import CoatcheckError, Finding, RefusedError
 from coatcheck.keys import Form, LoaderKeys, Opener, OpenerKeys, Tokenizer, aws_kms, local, local_check, rotate
+from coatcheck.keys.derive import fingerprint
 from coatcheck.keys.files import PUBLIC, change, replace_key_file, write_key_folder
 from coatcheck.keys.secrets import read_secret
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
@@ -90,6 +91,11 @@ def tokenizer(keys: LoaderKeys, kid: str | None = None) -> Tokenizer:
     return Tokenizer(keys.token_root(kid), tenant=keys.tenant, kid=kid)
 
 
+def fingerprints(keys: LoaderKeys) -> dict[str, str]:
+    """Return the fingerprints of the token keys by key id, the active one first."""
+    return {kid: fingerprint(keys.token_root(kid)) for kid in keys.kids}
+
+
 def ledger_hashes(keys: LoaderKeys) -> LedgerHash:
     """Return the ledger's keyed hashes."""
     return ledger_hash(keys.ledger_root(), keys.tenant)
@@ -103,7 +109,10 @@ def forms(columns: tuple[Column, ...]) -> Mapping[str, Form]:
 def inspect(config: Config) -> list[Finding]:
     """Look at the keys that are here, and return everything that is wrong or unwise."""
     if _with_kms(config):
-        loader_keys(config).new_data_key()  # asks KMS for what a loader needs
+        try:
+            loader_keys(config).new_data_key()  # asks KMS for what a loader needs
+        except CoatcheckError as error:
+            return [Finding("keys", "error", error.message, error.hint)]
         return []
     return local_check.inspect(config.keys.path, token_root=_token_root(config))
 

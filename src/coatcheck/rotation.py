@@ -58,14 +58,19 @@ def rotate(config: Config) -> Rotated:
     return Rotated(old, new, view, tuple(without))
 
 
+def _form_ids(config: Config) -> dict[str, str]:
+    return {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
+
+
 def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda _: None) -> Retokenized:
     """Take vault and target table to the active key. Raises RefusedError: there is no key that retires."""
     keys = custody.loader_keys(config)
     if len(keys.kids) == 1:
         raise RefusedError(f"{keys.kid} is the only token key", hint="begin with `coatcheck keys rotate`")
-    forms = {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
     with connect(custody.dsn(config)) as connection:
-        old_forms = register(connection, keys.kids, forms)
+        old_forms = register(connection, custody.fingerprints(keys), _form_ids(config))
+        if old_forms is None:
+            raise RefusedError(f"{keys.kids[1]} is retired already", hint=f"run `coatcheck keys retire {keys.kids[1]}`")
         return Retokenizer(
             connection,
             table=config.target.table,
@@ -86,6 +91,7 @@ def retire(config: Config, kid: str) -> None:
         raise RefusedError(f"{kid} is the active key", hint="rotate first: `coatcheck keys rotate`")
     keys.token_root(kid)  # raises for an unknown one
     with connect(custody.dsn(config)) as connection:
+        register(connection, custody.fingerprints(keys), _form_ids(config))
         retire_key(connection, table=config.target.table, columns=config.plan(), kid=kid)
     custody.retire_token_key(config, kid)
 

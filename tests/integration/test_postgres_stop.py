@@ -115,7 +115,8 @@ def test_such_a_loader_bisects(database: Database) -> None:
         "SELECT FROM events", "SELECT FROM coatcheck.quarantine", "SELECT FROM coatcheck.data_key",
         "SELECT FROM coatcheck.batch", "SELECT FROM coatcheck.vault", "SELECT FROM coatcheck.alias",
         "SELECT FROM coatcheck.audit", "DELETE FROM coatcheck.vault", "UPDATE coatcheck.token_key SET state = 'in use'",
-        "SELECT coatcheck.make_epochs('{2030}')", "SELECT coatcheck.audit_append('x', 'y')", "UPDATE coatcheck.quarantine SET state = 'held'", "DELETE FROM coatcheck.ledger",
+        "SELECT coatcheck.make_epochs('{2030}')", "SELECT coatcheck.audit_append('x', 'y')",
+        "UPDATE coatcheck.quarantine SET state = 'held'", "DELETE FROM coatcheck.ledger",
         "TRUNCATE coatcheck.ledger_00", "DELETE FROM events", "SELECT coatcheck.prune(30)",
         "INSERT INTO coatcheck.migration VALUES (9, 'x')",
     ],
@@ -134,7 +135,9 @@ def test_a_loader_that_may_prune(database: Database) -> None:
         assert connection.execute("SELECT coatcheck.prune()").fetchall() == [(0,)]
 
 
-@pytest.mark.parametrize("missing", [grant for grant in GRANTS if not grant.endswith(("migration", "token_key", "form"))])
+@pytest.mark.parametrize(
+    "missing", [grant for grant in GRANTS if not grant.endswith(("migration", "token_key", "form"))]
+)
 def test_a_privilege_is_missing(database: Database, missing: str, caplog: pytest.LogCaptureFixture) -> None:
     dsn = database.role(*(grant for grant in GRANTS if grant != missing))
     with pytest.raises(ConfigError) as caught:

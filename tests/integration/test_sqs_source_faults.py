@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 from tests.support.fix_sqs import Clock, Queues, a_source, bodies, numbered, reading, run, scripted, take, until
-from tests.support.scripted_sqs import Answer, Reply, Request, ScriptedSqs, cut, ok, received, refusal, wire_message
+from tests.support.scripted_sqs import (
+    Answer,
+    Reply,
+    Request,
+    ScriptedSqs,
+    cut,
+    failing,
+    ok,
+    received,
+    refusal,
+    wire_message,
+)
 
 from coatcheck.errors import UnreachableError
 from coatcheck.sources.aws import resolve
@@ -16,7 +27,7 @@ from coatcheck.sources.sqs_client import SqsClient, SqsError
 
 pytestmark = pytest.mark.usefixtures("quick_end")
 
-POLL = "ReceiveMessage"
+POLL, DELETE = "ReceiveMessage", "DeleteMessageBatch"
 AWAY: dict[str, Reply] = {
     "throttled": refusal("RequestThrottled", 403),
     "throttled by status": Answer(b"", 429),
@@ -28,6 +39,11 @@ AWAY: dict[str, Reply] = {
     "broken": Answer(b"{"),
     "unknown key": refusal("InvalidClientTokenId", 403),
 }
+
+
+def all_failed(code: str) -> Reply:
+    """Answer 200, and that every entry failed."""
+    return lambda request: failing(dict.fromkeys(request.receipts, code))(request)
 
 
 @pytest.mark.parametrize("kind", AWAY)
@@ -236,6 +252,66 @@ def test_acks_that_fail_and_hold_all_the_room_have_an_end_too() -> None:
             with pytest.raises(UnreachableError) as caught:
                 await ack
             assert "60 s" in caught.value.message
+
+    run(work())
+
+
+@pytest.mark.parametrize("trouble", [Answer(b"", 503), all_failed("InternalError"), all_failed("KmsThrottled")])
+def test_acks_that_fail_while_receives_succeed_have_an_end(trouble: Reply) -> None:
+    """A 200 in which every entry failed is no answer either, and each poll has its own clock."""
+
+    async def work() -> None:
+        clock = Clock()
+        async with scripted(give_up_s=60.0, clock=clock, wait_s=0) as (server, source):
+            server.put(*numbered(10))
+            await source.start()
+            messages = await take(source, 10)
+            server.always(DELETE, trouble)
+            ack = asyncio.create_task(source.ack(messages))
+            await until(lambda: len(server.of(DELETE)) >= 2, "a few tries")
+            polls = len(server.of(POLL))
+            await until(lambda: len(server.of(POLL)) >= polls + 3, "receives that are answered")
+            clock.now += 61.0
+            with pytest.raises(UnreachableError) as caught:
+                await ack
+            assert "60 s (last: DeleteMessageBatch" in caught.value.message
+            assert await source.receive(0.0) == [], "receiving is none the worse"
+
+    run(work())
+
+
+def test_receives_that_fail_while_acks_succeed_have_an_end() -> None:
+    async def work() -> None:
+        clock = Clock()
+        async with scripted(give_up_s=60.0, clock=clock) as (server, source):
+            server.put(*numbered(10))
+            await source.start()
+            messages = await take(source, 10)
+            server.always(POLL, Answer(b"", 503))
+            before = len(server.of(POLL))
+            await until(lambda: len(server.of(POLL)) >= before + 2, "a few tries")
+            assert await source.ack(messages) == 0
+            clock.now += 61.0
+            with pytest.raises(UnreachableError):
+                await source.receive(20.0)
+
+    run(work())
+
+
+def test_entries_that_people_have_to_cure_end_an_ack_at_once() -> None:
+    async def work() -> None:
+        async with scripted() as (server, source):
+            server.put(*numbered(3))
+            await source.start()
+            messages = await take(source, 3)
+            server.refuse_once["receipt-2"] = "KmsAccessDenied"
+            with pytest.raises(SqsError) as caught:
+                await source.ack(messages)
+            assert (caught.value.kind, caught.value.code) == ("denied", "KmsAccessDenied")
+            assert server.deleted == [messages[0].message_id, messages[2].message_id]
+            await source.close()
+            assert "receipt-2" in server.released, "what was not deleted is given back"
+            assert not {"receipt-1", "receipt-3"} & set(server.released), "and nothing else"
 
     run(work())
 

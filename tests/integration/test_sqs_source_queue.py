@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.support.builders import a_tokenizer
+from tests.support.builders import a_ledger_hash
 from tests.support.fix_sqs import (
     LIMIT,
     Queue,
     Queues,
+    a_source,
     a_target,
     bodies,
     client_of,
@@ -24,7 +25,18 @@ from tests.support.fix_sqs import (
     until,
     words_of,
 )
-from tests.support.scripted_sqs import Answer, Request, ScriptedSqs, cut, failing, ok, refusal, wire_message
+from tests.support.scripted_sqs import (
+    SENT_MS,
+    Answer,
+    Reply,
+    Request,
+    ScriptedSqs,
+    cut,
+    failing,
+    ok,
+    refusal,
+    wire_message,
+)
 
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_of
@@ -46,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("quick_end", "short_polls")
 KEY = "key:" + "0f" * 16
 SEND, DELETE, POLL = "SendMessageBatch", "DeleteMessageBatch", "ReceiveMessage"
 
-key_of = keyer("message_id", a_tokenizer())
+key_of = keyer("message_id", a_ledger_hash())
 
 
 async def total(steps: AsyncIterator[int]) -> int:
@@ -450,6 +462,54 @@ def test_a_fifo_message_that_dies_again_within_five_minutes_is_not_lost(queues: 
     run(work())
 
 
+def test_a_fifo_message_is_known_again_though_its_death_resets_its_send_time() -> None:
+    """AWS does so on FIFO queues only; the embedded server does not."""
+
+    def at(days: int) -> dict[str, Any]:
+        sent = {"SentTimestamp": str(SENT_MS - days * 86_400_000), "ApproximateReceiveCount": "1"}
+        return wire_message(1, Attributes=sent | {"MessageGroupId": "g"})
+
+    async def work() -> None:
+        async with ScriptedSqs() as server:
+            queue, dead = f"{server.queue_url}.fifo", f"{server.queue_url}-dead.fifo"
+            source = a_source(queue)
+            try:
+                server.script(POLL, ok({"Messages": [at(days=20)]}))
+                await source.start()
+                (first,) = await take(source, 1)
+                await source.quiesce()
+                server.script(POLL, ok({"Messages": [at(days=10)]}), ok({}), ok({}))
+                assert await redriven(server.url, dead, queue) == 1
+            finally:
+                await source.close()
+            async with ScriptedSqs() as fresh:
+                (copy,) = server.of(SEND)[0].body["Entries"]
+                fresh.put(copy["MessageBody"], MessageAttributes=copy["MessageAttributes"])
+                source = a_source(f"{fresh.queue_url}.fifo")
+                try:
+                    await source.start()
+                    (again,) = await take(source, 1)
+                finally:
+                    await source.close()
+            assert key_of(again, None) == key_of(first, None)
+            assert again.sent_ms == SENT_MS - 10 * 86_400_000
+
+    run(work())
+
+
+@pytest.mark.parametrize(("dead", "queue"), [("dead.fifo", "logins"), ("dead", "logins.fifo")])
+def test_dead_letters_do_not_change_the_kind_of_their_queue(dead: str, queue: str) -> None:
+    """AWS's own redrive does not move them so either; here they would be loaded a second time."""
+
+    async def work() -> None:
+        async with ScriptedSqs() as server:
+            with pytest.raises(ConfigError, match="FIFO"):
+                await redriven(server.url, f"{server.url}/000000000000/{dead}", f"{server.url}/000000000000/{queue}")
+            assert not server.requests
+
+    run(work())
+
+
 def test_the_group_of_a_fair_queue_is_kept() -> None:
     async def work() -> None:
         async with ScriptedSqs() as server:
@@ -541,6 +601,61 @@ def test_inspect_says_what_is_wrong_with_a_queue(queues: Queues) -> None:
                 for queue in (short, narrow)
             }
             assert found == {short.url: ["error", "advice"], narrow.url: ["advice", "advice"]}
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("operation", "permission"),
+    [(DELETE, "sqs:DeleteMessage"), ("ChangeMessageVisibilityBatch", "sqs:ChangeMessageVisibility")],
+)
+@pytest.mark.parametrize("code", ["AccessDenied", "AccessDeniedException"])
+def test_inspect_finds_a_missing_permission(operation: str, permission: str, code: str) -> None:
+    """`run` would find out only when the first batch is committed, or the first lease at half its life."""
+
+    async def work() -> None:
+        async with ScriptedSqs() as server, client_of(server.url) as client:
+            server.attributes["RedrivePolicy"] = json.dumps({"maxReceiveCount": 5})
+            server.always(operation, refusal(code, 403, message="User: CANARY is not authorized"))
+            (finding,) = (await inspect(client, "logins", batch_s=0.5)).findings
+            assert (finding.component, finding.level) == ("queue", "error")
+            assert finding.what == f"these credentials lack the permission {permission} ({code})"
+            assert permission in finding.hint
+            assert "CANARY" not in repr(finding)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        failing({"coatcheck-check": "ReceiptHandleIsInvalid"}),
+        refusal("ReceiptHandleIsInvalid", 404),
+        refusal("InvalidParameterValue", 400),
+        ok({"Successful": [{"Id": "0"}]}),
+    ],
+    ids=["a failed entry", "a refusal", "another refusal", "success"],
+)
+def test_inspect_takes_any_other_refusal_of_its_probes_for_permission(answer: Reply) -> None:
+    async def work() -> None:
+        async with ScriptedSqs() as server, client_of(server.url) as client:
+            server.attributes["RedrivePolicy"] = json.dumps({"maxReceiveCount": 5})
+            for operation in (DELETE, "ChangeMessageVisibilityBatch"):
+                server.always(operation, answer)
+            assert (await inspect(client, "logins", batch_s=0.5)).findings == ()
+
+    run(work())
+
+
+def test_inspect_tries_its_probes_again_and_does_no_harm() -> None:
+    async def work() -> None:
+        async with ScriptedSqs() as server, client_of(server.url) as client:
+            server.put("one")
+            server.script(DELETE, Answer(b"", 503), cut())
+            await inspect(client, "logins", batch_s=0.5)
+            assert len(server.of(DELETE)) == 3
+            assert not server.of(POLL), "a receive would count as one"
+            assert (len(server.visible), server.deleted) == (1, [])
 
     run(work())
 

@@ -294,6 +294,26 @@ def test_bytes_in_flight_are_bounded() -> None:
     run(work())
 
 
+def test_bodies_weigh_what_they_weigh_in_bytes() -> None:
+    """Characters would make a bound of 4 MiB one of 12 MiB."""
+
+    async def work() -> None:
+        body = "\u20ac" * (100 * 1024)
+        async with scripted(max_in_flight_bytes=4 * MIB) as (server, source):
+            server.put(*[body] * 60)
+            await source.start()
+            await until(lambda: not source._receivers, "no room for more")
+            held = len(source.leases)
+            assert source._budget.bytes == held * 3 * len(body)
+            assert held * 3 * len(body) <= 4 * MIB + 10 * 3 * len(body), "and one receive, before the sizes were known"
+            assert len(await take(source, 60, ack=True)) == 60
+            await until(lambda: source._budget.messages == 10, "nothing but the poll's reservation")
+            await source.quiesce()
+            assert (source._budget.messages, source._budget.bytes) == (0, 0)
+
+    run(work())
+
+
 def test_the_budget_balances() -> None:
     async def work() -> None:
         async with scripted(wait_s=1, receivers=8) as (server, source):

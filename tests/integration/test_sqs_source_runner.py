@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.support.builders import a_column, a_road, a_sealer
+from tests.support.builders import a_column, a_road, a_sealer, a_vault
 from tests.support.fix_sqs import Queues, a_source, a_target, run, scripted, until
 from tests.support.scripted_sqs import Answer, cut
 
@@ -86,6 +86,7 @@ def a_runner(source: SqsSource, sink: MemorySink, **limits: Any) -> Runner:
         sink=sink,
         road=a_road(columns, sealer=sealer),
         sealer=sealer,
+        vault=a_vault(sealer, columns),
         breaker=Breaker(ratio=0.9, window=1000, run=1000),
         limits=Limits(**limits),
     )

@@ -153,7 +153,8 @@ class Database:
         if keep:
             self.execute(
                 "DELETE FROM coatcheck.ledger; DELETE FROM coatcheck.quarantine; DELETE FROM coatcheck.batch;"
-                "DELETE FROM coatcheck.data_key;"
+                "DELETE FROM coatcheck.data_key; DELETE FROM coatcheck.vault; DELETE FROM coatcheck.alias;"
+                "DELETE FROM coatcheck.token_key; DELETE FROM coatcheck.form; DELETE FROM coatcheck.audit;"
                 "SELECT setval('coatcheck.quarantine_quarantine_id_seq', 1, false)"
             )
             schema.migrate(self.dsn, TABLE, EVENTS)

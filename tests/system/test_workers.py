@@ -100,3 +100,40 @@ def test_a_stop_at_the_moment_when_workers_die(command: Command, attempt: int) -
     done = running.wait(10)
     assert (done.code, done.err) == (0, "")
     assert not alive(workers)
+
+
+def test_a_worker_that_somebody_stops_is_started_again(
+    command: Command, queue: Queue, login_database: LoginDatabase
+) -> None:
+    """It ends well, exit code 0; but nobody has told the supervisor to stop."""
+    sent = 0
+
+    def both_work() -> bool:  # so both are past their start, and end well
+        nonlocal sent
+        sent += queue.send(logins(40, first=sent))
+        return bool(login_database.value("SELECT count(DISTINCT worker) FROM coatcheck.batch") == 2)
+
+    running = command.start("run", "--workers", "2", "--json")
+    first = wait_until(lambda: pids if len(pids := command.workers(running)) == 2 else [], "two workers")
+    wait_until(both_work, "both work")
+    os.kill(first[0], signal.SIGTERM)
+    both = wait_until(
+        lambda: pids if len(pids := command.workers(running)) == 2 and first[0] not in pids else [], "two again"
+    )
+    assert first[1] in both
+    wait_until(lambda: queue.depth() == (0, 0, 0), "all is loaded")
+    running.signal(signal.SIGTERM)
+    done = running.wait()
+    assert (done.code, login_database.figures()) == (0, (sent, sent, 0))
+    assert "warning: a worker has ended and is started again (exit_code=0 worker=" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not alive(both)
+
+
+def test_modules_in_the_current_folder_are_not_executed(command: Command, queue: Queue) -> None:
+    """The folder may be anybody's, and the process holds the keys."""
+    for name in ("click", "msgspec", "uvloop", "json", "sitecustomize", "coatcheck"):
+        (command.folder / f"{name}.py").write_text(f"open('executed-{name}', 'w').close()\nraise SystemExit(7)\n")
+    queue.send(logins(20))
+    assert command("run", "--workers", "2", "--drain", "--json").json()["loaded"] == 20
+    assert not list(command.folder.glob("executed-*"))

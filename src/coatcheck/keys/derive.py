@@ -43,6 +43,11 @@ def expand(root: bytes, *info: str | bytes, length: int = KEY_BYTES) -> bytes:
     return HKDFExpand(_SHA256, length, lp(*info)).derive(root)
 
 
+def fingerprint(root: bytes) -> str:
+    """Return 16 hex digits that tell token roots apart, and nothing of them: derived like a key of its own."""
+    return expand(root, "coatcheck/fingerprint/v1")[:8].hex()
+
+
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it is a proper "domain", "key id" or "tenant". Raises ConfigError."""
     pattern, rule = _NAMES[kind]

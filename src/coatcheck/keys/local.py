@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from coatcheck.errors import ConfigError
-from coatcheck.keys.derive import KEY_BYTES, check_name, expand
+from coatcheck.keys.derive import KEY_BYTES, check_name, fingerprint
 from coatcheck.keys.files import PUBLIC, SECRET, read_key_file, write_key_folder
 from coatcheck.keys.keyring import FIRST_KID, RESTORE, VERSION, Keyring, Root, read_keyring, to_json
 from coatcheck.keys.pkcs8 import read_private, split_pem
@@ -289,9 +289,7 @@ def _root_rows(path: Path) -> Iterator[KeyRow]:
 
 def root_row(entry: Root, path: Path, *, active: bool) -> KeyRow:
     """Return the row of a token root."""
-    # derived like a key of its own: a plain hash of the root would do, but this is beyond doubt
-    fingerprint = expand(entry.root, "coatcheck/fingerprint/v1")[:8].hex()
-    return KeyRow(entry.kid, "token", entry.created, fingerprint, path, active=active)
+    return KeyRow(entry.kid, "token", entry.created, fingerprint(entry.root), path, active=active)
 
 
 def _open_rows(folder: Path, seal: SealPublic) -> Iterator[KeyRow]:

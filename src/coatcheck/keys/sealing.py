@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from coatcheck.errors import CoatcheckError, UnreachableError
 from coatcheck.keys.derive import lp
 from coatcheck.keys.provider import LoaderKeys, OpenerKeys, OpenError
+from coatcheck.loop import in_thread
 from coatcheck.pipeline.message import DataKey, Sealed
 
 SCHEME = "coatcheck/sealed/v1"
@@ -252,7 +253,7 @@ class Sealer:
         while True:
             now = self._clock()
             try:
-                drawn = await asyncio.to_thread(self._keys.new_data_key)
+                drawn = await in_thread(self._keys.new_data_key)
             except UnreachableError as error:
                 self._warn(error)
             except CoatcheckError as error:

@@ -15,6 +15,10 @@ class Source(Protocol):
     def visibility_s(self) -> float:
         """After how many seconds a message in flight becomes visible again; known once `start` has returned."""
 
+    @property
+    def found_empty(self) -> bool:
+        """Whether a receive has come back empty that was begun after the last message came: counts alone may lag."""
+
     async def start(self) -> None:
         """Verify the queue and begin to receive. Raises UnreachableError."""
 

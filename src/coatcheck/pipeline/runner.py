@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row, size_of
 from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
 from coatcheck.pipeline.road import Road
 
@@ -119,8 +119,11 @@ class Runner:
                 await self._dispatch()
             if messages:
                 quiet.reset()
-            elif drain and not len(self._batch) and not self._work and quiet.enough(await self._source.depth()):
+            elif drain and self._idle() and quiet.enough(await self._source.depth()):
                 return
+
+    def _idle(self) -> bool:
+        return self._source.found_empty and not len(self._batch) and not self._work
 
     def _patience(self) -> float:
         """How long to wait for more, in seconds: until the open batch is due."""
@@ -146,7 +149,7 @@ class Runner:
         self.counts.received += len(messages)
         travel, observe = self._road.travel, self._breaker.observe
         for message in messages:
-            self._bytes += len(message.body)
+            self._bytes += size_of(message.body)
             entry = travel(message)
             if isinstance(entry, Row):
                 observe(rejected=False)
@@ -229,7 +232,7 @@ class Runner:
 
 
 class _Quiet:
-    """Decides when a queue stays empty: nothing left on `_QUIET_LOOKS` looks in a row.
+    """Decides when a queue that was found empty stays so: nothing left on `_QUIET_LOOKS` looks in a row.
 
     Messages that somebody else holds in flight are waited for, `patience` seconds at most without any change: by then
     a dead holder's messages have become visible again, and a living holder loads them itself.

@@ -49,6 +49,11 @@ class MemorySource:
         self._visible.extend(messages)
         self._arrived.set()
 
+    @property
+    def found_empty(self) -> bool:
+        """Whether nothing is visible: this queue's counts are exact."""
+        return not self._visible
+
     async def start(self) -> None:
         """Begin to hand out messages."""
         self._quiesced = False

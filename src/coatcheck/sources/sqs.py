@@ -70,7 +70,8 @@ class SqsSource:
         self._url, self._fifo = "", is_fifo(queue)
         self._poll = b""
         self._looked_at = 0.0
-        self.last_receive = clock()
+        self.found_empty = False
+        self._came_at = float("-inf")
 
     @property
     def visibility_s(self) -> float:
@@ -213,15 +214,17 @@ class SqsSource:
         )
         arrived, now_ms = self._clock(), int(time.time() * 1000)
         messages = [message_of(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
-        self.last_receive = arrived
         self._no_receives.over()
         if messages:
+            self.found_empty, self._came_at = False, arrived
             # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
             self.leases.hold([message.receipt for message in messages], max(asked_at, arrived - 1.0))
             self._arrived.append(messages)
             self._news.set()
-        elif not self._quiesced:
-            await self._look_for_limit()
+        else:
+            self.found_empty = self.found_empty or asked_at >= self._came_at
+            if not self._quiesced:
+                await self._look_for_limit()
         self._demand.observe(len(messages))
         return [size_of(message.body) for message in messages]
 

@@ -37,6 +37,7 @@ READ_ONLY = "25006"
 
 _HINTS = {
     "42501": "grant the privilege, or run `coatcheck migrate` as the owner; `coatcheck check` lists what is missing",
+    "23514": "rows that are there already break the rule: mask or remove them first",
     _UNFIT: "the target takes no rows: is it a view, or a foreign table?",
     RETIRED: "another keyring is in use by now: bring it here and start again",
     "42P01": "run `coatcheck migrate` (safe while workers run)",

@@ -6,36 +6,56 @@ same values without a word, and duplicates would fall apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
 from coatcheck.errors import ConfigError
+from coatcheck.keys.forms import parse_form
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
 
 
-def register(connection: psycopg.Connection[Any], kids: Sequence[str], forms: Mapping[str, str]) -> dict[str, str]:
-    """Take note of a keyring (active key first) and of each domain's form id; return those of the key that retires.
+def register(
+    connection: psycopg.Connection[Any], keys: Mapping[str, str], forms: Mapping[str, str]
+) -> dict[str, str] | None:
+    """Take note of a keyring and of each domain's form id; return those of the key that retires, None if none does.
 
-    Raises ConfigError: the active key is retired, or a domain's form was another when the key was first used.
+    `keys` are fingerprints by key id, the active key first. Raises ConfigError: the active key is retired; a key id
+    belongs to another key here; a domain's form was another when the key was first used, or tells apart what the form
+    under the key that retires takes for one.
     """
-    active, *retiring = kids
-    with translated("read the register of token keys"):
-        retired = {kid for (kid,) in connection.execute(query("key_states"), {"kids": list(kids)})}
+    active, *retiring = keys
+    with translated("read the register of token keys"), connection.transaction():  # what is refused leaves no trace
+        connection.execute(
+            query("key_register"),
+            {
+                "kids": list(keys), "fingerprints": list(keys.values()), "kid": active,
+                "domains": list(forms), "form_ids": list(forms.values()),
+            },
+        )  # fmt: skip
+        found = connection.execute(query("key_states"), {"kids": list(keys)}).fetchall()
+        retired = {kid for kid, _, is_retired in found if is_retired}
+        for kid, known, _ in found:
+            if known != keys[kid]:
+                raise ConfigError(
+                    f"{kid} of this keyring is another key than the {kid} that this database knows",
+                    hint="bring the keyring that the database was loaded with: another one gives other tokens for the "
+                    "same values",
+                )
         if active in retired:
             raise ConfigError(
                 f"the token key {active} is retired in this database",
                 hint="this keyring is out of date: bring the one in use",
             )
-        connection.execute(
-            query("key_register"),
-            {"kids": list(kids), "kid": active, "domains": list(forms), "form_ids": list(forms.values())},
-        )
         _hold_against(frozen_forms(connection, active), forms, active)
         old = [kid for kid in retiring if kid not in retired]
-        return frozen_forms(connection, old[0]) if old else {}
+        if not old:
+            return None
+        before = frozen_forms(connection, old[0])
+        _refuse_finer(before, forms)
+        return before
 
 
 def frozen_forms(connection: psycopg.Connection[Any], kid: str) -> dict[str, str]:
@@ -50,4 +70,16 @@ def _hold_against(frozen: Mapping[str, str], forms: Mapping[str, str], kid: str)
                 f'the canonical form of domain {domain} is "{frozen[domain]}" under {kid}, [columns] says "{form_id}"',
                 hint="its tokens would change unseen: undo parse, casefold and strip_chars, or begin a new key with "
                 "`coatcheck keys rotate`",
+            )
+
+
+def _refuse_finer(before: Mapping[str, str], forms: Mapping[str, str]) -> None:
+    """Raise ConfigError if a form would turn one old token into several: its group would be torn in the rotation."""
+    for domain in before.keys() & forms.keys():
+        old, new = parse_form(before[domain]), parse_form(forms[domain])
+        if old.kind != new.kind or old.casefold > new.casefold or not set(old.strip_chars) <= set(new.strip_chars):
+            raise ConfigError(
+                f'the canonical form of domain {domain} goes from "{before[domain]}" to "{forms[domain]}", which tells '
+                "apart what was one token",
+                hint="a rotation may only join values (casefold, more strip_chars); for a finer form take a new domain",
             )

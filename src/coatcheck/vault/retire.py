@@ -20,14 +20,14 @@ _PAGE = 1000
 def retire_key(connection: psycopg.Connection[Any], *, table: str, columns: Sequence[Column], kid: str) -> None:
     """Retire a token key in the database. Raises RefusedError while rows or vault entries under it are left.
 
-    From then on no transaction of a loader that masks under this key commits. It can be done again after a crash: then
-    only what is left of it is done.
+    The keyring is registered. From then on no transaction of a loader that masks under this key commits. It can be done
+    again after a crash: then only what is left of it is done.
     """
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # the last look must see what it waited for
     with translated("retire the token key"):
         domains = sorted(frozen_forms(connection, kid).keys() | {column.domain for column in columns if column.scheme})
-        retired = connection.execute(query("key_states"), {"kids": [kid]}).fetchone()
-        if not retired:
+        known = connection.execute(query("key_states"), {"kids": [kid]}).fetchone()
+        if not (known and known[2]):
             _refuse_what_is_left(connection, table, columns, kid, domains)  # first without a lock: this may take long
             with connection.transaction():
                 connection.execute(query("retire_lock"), {"kid": kid})

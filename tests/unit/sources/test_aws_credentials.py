@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -125,6 +126,24 @@ def test_while_one_task_reads_again_the_others_go_on_with_the_keys_at_hand() -> 
         assert (await credentials.current()).access_key == "new"
 
     asyncio.run(run())
+
+
+def test_a_search_that_hangs_does_not_hold_the_shutdown() -> None:
+    go_on = threading.Event()
+
+    def search() -> None:
+        go_on.wait(20)
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Credentials(search).current(), 0.1)
+
+    started = time.monotonic()
+    try:
+        asyncio.run(run())
+        assert time.monotonic() - started < 5
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize("found", [None, Found(Frozen("", "", None)), Found(OSError("CANARY"))])

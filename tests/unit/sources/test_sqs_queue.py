@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.builders import a_message, a_tokenizer
+from tests.support.builders import a_ledger_hash, a_message
 
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, read_origin
@@ -76,7 +76,7 @@ def test_a_line_repeated_in_a_file_is_a_message_of_its_own() -> None:
 
 
 def test_keys_lead_to_distinct_ledger_entries() -> None:
-    key = keyer("message_id", a_tokenizer())
+    key = keyer("message_id", a_ledger_hash())
     found = {key(a_message(origin=origin), None) for origin in origins(["a", "a", "b", "a\u0301", "á"])}
     assert len(found) == 5
 
@@ -182,6 +182,14 @@ def test_the_visibility_timeout_must_outlast_a_batch(visibility: str, batch_s: f
     found = findings(batch_s, VisibilityTimeout=visibility, RedrivePolicy=DLQ)
     assert [finding[0] for finding in found] == ([level] if level else [])
     assert all(f"visibility timeout of {visibility} s" in what for _, what in found)
+
+
+def test_a_queue_that_hides_nothing_is_unwise_only() -> None:
+    """`run` hides messages for 30 s by itself then."""
+    ((level, what),) = findings(0.2, VisibilityTimeout="0", RedrivePolicy=DLQ)
+    assert level == "advice"
+    assert "0 s" in what
+    assert [level for level, _ in findings(11, VisibilityTimeout="0", RedrivePolicy=DLQ)] == ["error"]
 
 
 def test_a_queue_without_a_dead_letter_queue_is_unwise() -> None:

@@ -61,9 +61,13 @@ class Selection:
 
 
 class Quarantine:
-    """The quarantine of one database. Use as a context manager; methods raise UnreachableError and ConfigError."""
+    """The quarantine of one database. Use as a context manager; methods raise UnreachableError and ConfigError.
 
-    def __init__(self, dsn: str, table: str, columns: Sequence[Column]) -> None:
+    `kid` is the token key that what is loaded is masked under.
+    """
+
+    def __init__(self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "") -> None:
+        self._kid = kid
         self._connection = connect(dsn)
         stored = [column for column in columns if column.stored]
         self._encoders = [arrays.encoding(column)[1] for column in stored]
@@ -102,7 +106,7 @@ class Quarantine:
         Returns None, or the SQLSTATE of a refused row.
         """
         values = batch.rows[0].values
-        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id} | vault_lists(batch)
+        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id, "kid": self._kid} | vault_lists(batch)
         parameters |= {
             f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
         }

@@ -1,11 +1,13 @@
 -- The vault, what a rotation of the token key needs, and the audit trail.
 -- Runs in one transaction, under an advisory lock, by `coatcheck migrate`; safe while workers run.
 
--- Token keys as this database has seen them, so that a loader with an outdated keyring is refused at its start.
+-- Token keys as this database has seen them, so that a loader with an outdated keyring, or another one, is refused at its
+-- start. The fingerprint tells keys apart and nothing of them.
 CREATE TABLE coatcheck.token_key (
-    kid        text        PRIMARY KEY,
-    state      text        NOT NULL DEFAULT 'in use' CHECK (state IN ('in use', 'retired')),
-    changed_at timestamptz NOT NULL DEFAULT now()
+    kid         text        PRIMARY KEY,
+    fingerprint text        NOT NULL,
+    state       text        NOT NULL DEFAULT 'in use' CHECK (state IN ('in use', 'retired')),
+    changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
 -- Says that the transaction masks under this key, and refuses a key that is retired (SQLSTATE CC001). The shared lock
@@ -15,6 +17,10 @@ CREATE FUNCTION coatcheck.using_key(kid text) RETURNS text
 AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(x'636f6177'::int, hashtext(using_key.kid));
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- the snapshot may be older than the lock: a retirement in between then fails this transaction (40001)
+        PERFORM FROM coatcheck.token_key AS k WHERE k.kid = using_key.kid FOR SHARE;
+    END IF;
     IF EXISTS (SELECT FROM coatcheck.token_key AS k WHERE k.kid = using_key.kid AND state = 'retired') THEN
         RAISE EXCEPTION 'the token key is retired' USING ERRCODE = 'CC001';
     END IF;
@@ -67,7 +73,7 @@ BEGIN
         PERFORM pg_advisory_xact_lock(x'636f6175'::int);
         CONTINUE WHEN to_regclass(format('coatcheck.vault_%s', number)) IS NOT NULL;
         CONTINUE WHEN EXISTS (SELECT FROM coatcheck.vault_other WHERE epoch = number);
-        EXECUTE format('CREATE TABLE coatcheck.vault_%s PARTITION OF coatcheck.vault FOR VALUES IN (%s)', number, number);
+        EXECUTE format('CREATE TABLE IF NOT EXISTS coatcheck.vault_%s PARTITION OF coatcheck.vault FOR VALUES IN (%s)', number, number);
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -84,7 +90,7 @@ CREATE TABLE coatcheck.alias (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Under which token key a batch was masked: a key in use by a living worker is not retired.
+-- Under which token key a batch was masked.
 ALTER TABLE coatcheck.batch ADD COLUMN kid text NOT NULL DEFAULT '';
 
 -- The audit trail: a hash chain over integers and length-prefixed text (no dates: their text depends on settings).

@@ -1,2 +1,2 @@
--- Which of these token keys are retired.
-SELECT kid FROM coatcheck.token_key WHERE state = 'retired' AND kid = ANY (%(kids)s::text[])
+-- What the database knows of these token keys.
+SELECT kid, fingerprint, state = 'retired' FROM coatcheck.token_key WHERE kid = ANY (%(kids)s::text[])

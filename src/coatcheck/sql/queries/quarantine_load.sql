@@ -15,9 +15,11 @@ WITH released AS (
     ON CONFLICT DO NOTHING
 ), aliased AS (
     INSERT INTO coatcheck.alias (old_token, new_token)
-    SELECT batch.* FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[]) AS batch, released
+    SELECT batch.* FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[]) AS batch (old_token, new_token), released
+    WHERE NOT EXISTS (SELECT FROM coatcheck.token_key
+                      WHERE kid = split_part(old_token, '_', 3) AND state = 'retired')
     ON CONFLICT DO NOTHING
 )
 INSERT INTO {target} ({columns})
 SELECT {fields}
-FROM unnest({arrays}) AS batch ({names}), released
+FROM unnest({arrays}) AS batch ({names}), released, coatcheck.using_key(%(kid)s)

@@ -25,7 +25,9 @@ WITH fresh AS (
     ON CONFLICT DO NOTHING
 ), aliased AS (
     INSERT INTO coatcheck.alias (old_token, new_token)
-    SELECT * FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[])
+    SELECT * FROM unnest(%(old_tokens)s::text[], %(new_tokens)s::text[]) AS batch (old_token, new_token)
+    WHERE NOT EXISTS (SELECT FROM coatcheck.token_key
+                      WHERE kid = split_part(old_token, '_', 3) AND state = 'retired')
     ON CONFLICT DO NOTHING
 ), quarantined AS (
     INSERT INTO coatcheck.quarantine

@@ -1,0 +1,143 @@
+"""The supervisor and workers that do what no worker should: it warns, backs off, and starts others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.process import alive
+
+from coatcheck import supervisor
+from coatcheck.errors import ConfigError
+from coatcheck.pipeline.message import Counts
+
+CANARY = "canary-192.0.2.1"
+LINE = '{"received": 7, "loaded": 5, "duplicates": 1, "rejected": 1, "acked": 7, "seconds": 1.0}'
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(supervisor, "_BACKOFF_FIRST_S", 0.05)
+    logger, propagate = logging.getLogger("coatcheck"), logging.getLogger("coatcheck").propagate
+    logger.propagate = True  # a command in this process may have told it otherwise
+    yield
+    logger.propagate = propagate
+
+
+def a_supervisor(
+    script: str, *, drain: bool, tick: Callable[[Counts], None] = lambda _: None
+) -> supervisor._Supervisor:
+    made = supervisor._Supervisor([], drain=drain, tick=tick)
+    made._command = [sys.executable, "-c", script]
+    return made
+
+
+def work_of(made: supervisor._Supervisor, workers: int = 1, limit: float = 30.0) -> Counts:
+    return asyncio.run(asyncio.wait_for(made.run(workers), limit))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object]]:
+    assert CANARY not in caplog.text
+    return [(record.message, record.__dict__.get("error")) for record in caplog.records]
+
+
+ODD = {
+    "no JSON": (f"{CANARY} says hello", "JSONDecodeError"),
+    "no counts": ('{"received": 1}', "KeyError"),
+    "a list": ("[]", "TypeError"),
+    "a number": ("7", "TypeError"),
+    "counts of another kind": (LINE.replace("7", f'"{CANARY}"'), "TypeError"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_line_that_is_no_count_is_passed_over(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    line, error = ODD[kind]
+    seen: list[int] = []
+    made = a_supervisor(f"print('''{line}'''); print('''{LINE}''')", drain=True, tick=lambda c: seen.append(c.loaded))
+    counts = work_of(made)
+    assert (counts.received, counts.loaded) == (7, 5)
+    assert seen == [5]
+    assert warnings(caplog) == [("a worker's counts are passed over", error)]
+
+
+def test_bytes_that_are_no_text_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    script = f"import sys; sys.stdout.buffer.write(b'\\xff\\n'); print('{LINE}')"
+    assert work_of(a_supervisor(script, drain=True)).loaded == 5
+    assert warnings(caplog) == [("a worker's counts are passed over", "UnicodeDecodeError")]
+
+
+def test_a_display_that_fails_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Counts) -> None:
+        raise BrokenPipeError(CANARY)
+
+    assert work_of(a_supervisor(f"print('{LINE}')", drain=True, tick=broken)).loaded == 5
+    assert warnings(caplog) == [("a worker's counts are passed over", "BrokenPipeError")]
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tries = asyncio.create_subprocess_exec, 0
+
+    async def flaky(*command: str, **options: int) -> asyncio.subprocess.Process:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise BlockingIOError(11, CANARY)
+        return await start(*command, **options)  # type: ignore[arg-type]  # passed on as they come
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", flaky)
+    assert work_of(a_supervisor(f"print('''{LINE}''')", drain=True)).loaded == 5
+    assert warnings(caplog) == [("a worker cannot be followed and is started again", "BlockingIOError")] * 3
+
+
+def test_a_worker_that_cannot_be_followed_is_ended_before_another_is_started(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A line without an end: more than the pipe's reader takes."""
+    script = f"""
+import os, sys, time
+started = len(os.listdir({str(tmp_path)!r}))
+open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close()
+if started:
+    print('''{LINE}''')
+else:
+    print('x' * 1_000_000)
+    sys.stdout.flush()
+    time.sleep(60)
+"""
+    assert work_of(a_supervisor(script, drain=True)).loaded == 5
+    assert [text for text, _ in warnings(caplog)] == ["a worker cannot be followed and is started again"]
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+    assert not alive(pids)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_whoever_ends_without_being_told_is_started_again(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    made: supervisor._Supervisor
+
+    def tick(counts: Counts) -> None:
+        if counts.loaded >= 15:
+            made._stop()
+
+    made = a_supervisor(f"print('''{LINE}'''); raise SystemExit({code})", drain=False, tick=tick)
+    assert work_of(made).loaded == 15
+    told = {0: "a worker has ended and is started again", 1: "a worker has died and is started again"}
+    assert [text for text, _ in warnings(caplog)] == [told[code]] * 2
+
+
+def test_a_final_code_still_ends_all(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError):
+        work_of(a_supervisor("raise SystemExit(2)", drain=False), workers=3)
+    assert not caplog.records
+
+
+def test_with_drain_the_end_is_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    assert work_of(a_supervisor(f"print('''{LINE}''')", drain=True), workers=2).loaded == 10
+    assert not caplog.records

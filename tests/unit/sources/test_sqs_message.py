@@ -1,0 +1,79 @@
+"""Which message is this: on a FIFO queue the send time is no part of the answer, for it changes with the death."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.builders import a_ledger_hash
+from tests.support.scripted_sqs import SENT_MS, wire_message
+
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_for_body
+from coatcheck.pipeline.message import Message, size_of
+from coatcheck.sources.sqs_message import is_fifo, message_of
+from coatcheck.sources.sqs_wire import WireAttribute, WireMessage
+
+DAY_MS = 86_400_000
+ID = wire_message(1)["MessageId"]
+by_message_id = keyer("message_id", a_ledger_hash())
+
+
+def handed_out(*, sent_ms: int = SENT_MS, message_id: str = ID, origin: str | None = None, fifo: bool) -> Message:
+    attributes = {"SentTimestamp": str(sent_ms), "ApproximateReceiveCount": "2"}
+    custom = {} if origin is None else {ORIGIN_ATTRIBUTE: WireAttribute(origin)}
+    wire = WireMessage(message_id, "receipt", "body", "", attributes, custom)
+    return message_of(wire, SENT_MS + 5, fifo=fifo)
+
+
+def key(message: Message) -> tuple[bytes, int]:
+    return by_message_id(message, None)
+
+
+@pytest.mark.parametrize(
+    ("queue", "fifo"),
+    [("logins", False), ("logins.fifo", True), ("https://sqs/1/logins.fifo", True), ("https://sqs/1/fifo", False)],
+)
+def test_a_fifo_queue_is_known_by_its_name(queue: str, fifo: bool) -> None:  # noqa: FBT001 - a column of the table
+    assert is_fifo(queue) is fifo
+
+
+def test_a_standard_message_is_what_it_is() -> None:
+    message = handed_out(fifo=False)
+    assert message == Message(ID, "body", SENT_MS, "receipt", 2, SENT_MS + 5, None)
+
+
+def test_a_fifo_message_keeps_its_key_whenever_it_was_sent() -> None:
+    keys = {key(handed_out(sent_ms=SENT_MS - days * DAY_MS, fifo=True)) for days in range(30)}
+    assert len(keys) == 1
+    assert keys.pop()[1] == -1
+
+
+def test_a_redriven_fifo_message_is_the_same_and_keeps_its_time() -> None:
+    """`redrive` writes the id and the time it finds in the dead-letter queue, which is the time of death."""
+    first = handed_out(sent_ms=SENT_MS - 20 * DAY_MS, fifo=True)
+    death_ms = SENT_MS - 10 * DAY_MS
+    again = handed_out(message_id="another", origin=f"id:{ID}:{death_ms}", fifo=True)
+    assert key(again) == key(first)
+    assert again.sent_ms == death_ms
+
+
+def test_fifo_messages_differ_by_id_and_sender_keys_stay() -> None:
+    sender = origin_for_body("body", 0)
+    assert handed_out(origin=sender, fifo=True).origin == handed_out(origin=sender, fifo=False).origin == sender
+    messages = [
+        handed_out(fifo=True),
+        handed_out(message_id="other", fifo=True),
+        handed_out(origin=sender, fifo=True),
+        handed_out(message_id="\ud800", fifo=True),
+        handed_out(origin="id:a:b:5", fifo=True),
+        handed_out(origin="id:a:5", fifo=True),
+    ]
+    assert len({key(message) for message in messages}) == len(messages)
+
+
+@pytest.mark.parametrize("origin", ["somebody else's", "", f"id:{ID}2:{SENT_MS + 1}"])
+def test_what_is_no_identity_is_none_on_a_fifo_queue_either(origin: str) -> None:
+    assert handed_out(origin=origin, fifo=True) == handed_out(fifo=True)
+
+
+@pytest.mark.parametrize(("body", "size"), [("", 0), ("a" * 7, 7), ("ä€𝄞", 9), ("\ud800", 3)])
+def test_a_body_is_as_large_as_its_utf8(body: str, size: int) -> None:
+    assert size_of(body) == size
