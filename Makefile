@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs bench lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs bench mutate lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ docs: setup  ## write the generated reference pages
 bench: setup  ## tokens and records a core; loader CPU per message, messages per second, memory
 	@$(BIN)/python -m benchmarks.crypto
 	@$(BIN)/python -m benchmarks.road
+
+mutate: setup  ## mutation testing of the modules that make keys, tokens and seals; writes tests/mutation/score.json
+	@$(BIN)/python -m tests.mutation
 
 lock: setup  ## resolve the lock file anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

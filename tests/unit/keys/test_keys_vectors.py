@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from coatcheck.keys.derive import fingerprint
 
 HPKE = json.loads((Path(__file__).parents[2] / "data" / "hpke.json").read_text())
 
@@ -193,3 +197,15 @@ def test_rfc_7914_scrypt() -> None:
         "fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162"
         "2eaf30d92e22a3886ff109279d9830dac727afb94a83ee6d8360cbdfa2cc0640"
     )
+
+
+def test_a_fingerprint_never_changes() -> None:
+    """The database keeps it: with another one every keyring would be refused."""
+    assert fingerprint(bytes(range(32))) == by_hand_fingerprint(bytes(range(32)))
+    assert fingerprint(bytes(range(32))) != fingerprint(bytes(32))
+
+
+def by_hand_fingerprint(root: bytes) -> str:
+    """HKDF-Expand with the standard library alone (RFC 5869, 2.3), its first 8 bytes in hex."""
+    info = b"\x00\x00\x00\x18coatcheck/fingerprint/v1"
+    return hmac.new(root, info + b"\x01", hashlib.sha256).digest()[:8].hex()

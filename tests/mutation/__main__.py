@@ -1,0 +1,151 @@
+"""Mutation testing of the modules that make keys, tokens and seals: `make mutate`.
+
+Each mutant takes the place of its module in a forked process, which runs the tests of that module until one fails. A
+mutant that no test notices survives, and needs a sentence in `explained.toml` that says why that is right (it behaves
+the same, say). `score.json` is written anew; the run fails under 95 % killed, or with a survivor that nobody explained.
+Two runs of the same source give the same result: hypothesis draws the same examples each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import pytest
+from tests.mutation.mutants import Mutant, mutants
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+KEYS = "tests/unit/keys"
+VECTORS = [f"{KEYS}/test_keys_vectors.py", f"{KEYS}/test_keys_tokens.py"]
+TESTS = {
+    "coatcheck.keys.derive": [*VECTORS, f"{KEYS}/test_keys_siv.py"],
+    "coatcheck.keys.forms": [f"{KEYS}/test_keys_forms.py", *VECTORS],
+    "coatcheck.keys.tokens": [f"{KEYS}/test_keys_tokens.py", "tests/unit/pipeline/test_mask.py"],
+    "coatcheck.keys.siv": [f"{KEYS}/test_keys_siv.py"],
+    "coatcheck.keys.ipcrypt": [f"{KEYS}/test_keys_ipcrypt.py"],
+    "coatcheck.keys.sealing": [
+        f"{KEYS}/test_keys_sealing.py", f"{KEYS}/test_seal_many.py", f"{KEYS}/test_sealing_ready.py",
+    ],
+    "coatcheck.keys.seal_pair": [f"{KEYS}/test_keys_local.py", f"{KEYS}/test_keys_rotate.py"],
+    "coatcheck.keys.keyring": [f"{KEYS}/test_keyring.py", f"{KEYS}/test_keys_rotate.py"],
+    "coatcheck.vault.store": ["tests/unit/vault/test_store.py"],
+}  # fmt: skip
+LEAST = 0.95
+LIMIT_S = 90
+_KILLED = 1
+_WARNED = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported before pytest looks
+_PRELOADED = (
+    "boto3",
+    "botocore.session",
+    "psycopg",
+    "pydantic_settings",
+    "cryptography.hazmat.primitives.hpke",
+    "trustme",
+)
+"""What tests import in the end; once here is a second less in each child. None of them knows coatcheck."""
+
+
+class _InPlace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives a mutated source to whoever imports its module."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self._module, self._source = module, source
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._module:
+            return None
+        del path, target
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self._source, self._module, "exec"), module.__dict__)  # noqa: S102 - that is what a mutant is for
+
+
+def attempt(module: str, source: str) -> int:
+    """Start the tests on a mutated source in a child process; return its process id. It ends with 0 if none fails."""
+    child = os.fork()
+    if child:
+        return child
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LIMIT_S)  # a mutant that never ends is killed by it
+    os.setpgid(0, 0)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    code = _KILLED
+    try:
+        sys.meta_path.insert(0, _InPlace(module, source))
+        hypothesis.settings.register_profile(
+            "mutation", max_examples=25, derandomize=True, database=None, deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )  # fmt: skip
+        hypothesis.settings.load_profile("mutation")
+        code = int(pytest.main(["-x", "-q", "--no-header", "-p", "no:xdist", "-W", _WARNED, *TESTS[module]]))
+    finally:
+        os._exit(code)
+
+
+def run(module: str, lanes: int) -> tuple[int, list[str]]:
+    """Try all mutants of a module; return how many there are, and the names of those that survive."""
+    path = ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
+    waiting = list(mutants(module, path))
+    total, survivors, running = len(waiting), list[str](), dict[int, Mutant]()
+    while waiting or running:
+        while waiting and len(running) < lanes:
+            mutant = waiting.pop(0)
+            running[attempt(module, mutant.source)] = mutant
+        child, status = os.wait()
+        mutant = running.pop(child)
+        if status == 0:
+            survivors.append(mutant.name)
+    return total, sorted(survivors)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write the score, say what is wrong; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as forms (default: all, and the score)")
+    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="mutants at once (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    chosen = [name for name in TESTS if not options.modules or name.rsplit(".", 1)[1] in options.modules]
+    explained = tomllib.loads((HERE / "explained.toml").read_text(encoding="utf-8"))
+    score, unexplained, started = {}, [], time.monotonic()
+    for module in chosen:
+        source = (ROOT / "src" / Path(*module.split(".")).with_suffix(".py")).read_text(encoding="utf-8")
+        _, status = os.waitpid(attempt(module, source), 0)
+        if status:
+            print(f"{module}: its tests fail without any change", file=sys.stderr)  # noqa: T201 - the result
+            return 2
+        total, survivors = run(module, options.lanes)
+        score[module] = {"mutants": total, "killed": total - len(survivors), "survivors": survivors}
+        unexplained += [name for name in survivors if name not in explained]
+        print(f"{module:<26} {total - len(survivors):>4} of {total:>4} killed", flush=True)  # noqa: T201 - the result
+    if not options.modules:
+        (HERE / "score.json").write_text(json.dumps(score, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    killed, all_of_them = (sum(int(str(row[key])) for row in score.values()) for key in ("killed", "mutants"))
+    print(f"{killed / all_of_them:.1%} of {all_of_them} killed in {time.monotonic() - started:.0f} s")  # noqa: T201
+    for name in unexplained:
+        print(f"unexplained: {name}")  # noqa: T201 - the result
+    return 1 if unexplained or killed < LEAST * all_of_them else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
