@@ -168,6 +168,7 @@ def test_a_worker_that_may_not_prune_works_all_the_same(
             *("USAGE ON SCHEMA coatcheck", "INSERT, SELECT ON coatcheck.ledger", "INSERT ON coatcheck.batch"),
             *("INSERT ON coatcheck.quarantine", "INSERT ON coatcheck.data_key", "INSERT ON events"),
             *("INSERT ON coatcheck.vault", "INSERT ON coatcheck.alias", "EXECUTE ON FUNCTION coatcheck.using_key"),
+            "SELECT ON coatcheck.token_key",
         )
     )
 

@@ -129,6 +129,7 @@ class FakeKms:
         self._policies: dict[str, list[Policy]] = {}
         self._denied: set[tuple[str, str]] = set()
         self._script: deque[KmsRefusal] = deque()
+        self._held = ""
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -169,6 +170,14 @@ class FakeKms:
         """Answer the next requests with these codes and statuses."""
         self._script.extend(KmsRefusal(*refusal) for refusal in refusals)
 
+    def hold(self, operation: str) -> None:
+        """Answer an operation with 503 until `let_go`."""
+        self._held = operation
+
+    def let_go(self) -> None:
+        """Answer everything again."""
+        self._held = ""
+
     def count(self, operation: str) -> int:
         """Return how often an operation was asked for."""
         return sum(name == operation for _, name, _ in self.calls)
@@ -179,6 +188,8 @@ class FakeKms:
             self.calls.append((access_key, operation, request))
             if self._script:
                 raise self._script.popleft()
+            if operation == self._held:
+                raise KmsRefusal("ServiceUnavailable", 503)
             handle = getattr(self, f"_{operation}", None)
             if handle is None:
                 raise KmsRefusal("UnknownOperationException")
