@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,30 @@ def test_a_reader_that_goes_away_is_no_error(outside: Command) -> None:
     done = outside.through("head -n 1", "--help")
     assert done.err == ""
     assert done.out.startswith("Usage: coatcheck")
+
+
+UNCAUGHT = """
+import gc, threading
+from coatcheck import cli
+
+class Worse:
+    def __del__(self):
+        int("canary-7f3a")
+
+def work(*_, **__):
+    thread = threading.Thread(target=lambda: int("canary-7f3a"))
+    thread.start()
+    thread.join()
+    Worse()
+    gc.collect()
+
+cli.cli.main = work
+cli.main()
+"""
+
+
+def test_what_nobody_can_catch_is_told_without_its_text() -> None:
+    """In a thread, and in a finalizer: Python would print the whole traceback with the error's text."""
+    done = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, check=True)
+    told = "coatcheck: warning: internal error: ValueError, where nobody could catch it\n"
+    assert (done.stdout, done.stderr) == ("", told * 2)

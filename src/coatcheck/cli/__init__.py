@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +23,14 @@ _BROKEN_PIPE = 141
 
 def main() -> NoReturn:
     """Run the command line and exit. No value of a message ever leaves through an error here."""
+    sys.unraisablehook = lambda raised: _say_kind(raised.exc_type)
+    threading.excepthook = lambda raised: _say_kind(raised.exc_type)
     sys.exit(_main())
+
+
+def _say_kind(kind: type[BaseException] | None) -> None:
+    """Say of an error that nobody can catch what it is; its text and its locals may hold a value."""
+    note(f"coatcheck: warning: internal error: {kind.__name__ if kind else 'unknown'}, where nobody could catch it")
 
 
 def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
