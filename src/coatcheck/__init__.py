@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from coatcheck.version import __version__
 
 if TYPE_CHECKING:
-    from coatcheck.api import FormError, Tokenizer
+    from coatcheck.api import FormError, OpenError, Tokenizer
 
-__all__ = ["FormError", "Tokenizer", "__version__"]
+__all__ = ["FormError", "OpenError", "Tokenizer", "__version__"]
 
 
 def __getattr__(name: str) -> object:

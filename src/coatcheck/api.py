@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
-from types import MappingProxyType
 from typing import Self
 
 from coatcheck import custody
 from coatcheck.config import load
 from coatcheck.errors import ConfigError
-from coatcheck.keys import Form, FormError
-from coatcheck.keys import Tokenizer as Tokens
+from coatcheck.keys import FormError, OpenError
+from coatcheck.keys.siv import SEALED_PATTERN
 from coatcheck.pipeline.columns import Mask
+from coatcheck.pipeline.mask import masking
 
-__all__ = ["FormError", "Tokenizer"]
+__all__ = ["FormError", "OpenError", "Tokenizer"]
 
 
 class Tokenizer:
@@ -25,11 +25,15 @@ class Tokenizer:
     guard the process as you guard a loader. Make a new one after a rotation (`keys rotate`).
     """
 
-    __slots__ = ("_functions", "_kid")
+    __slots__ = ("_kid", "_open", "_tokens")
 
-    def __init__(self, tokens: Tokens, forms: dict[str, Form]) -> None:
-        self._kid = tokens.kid
-        self._functions = MappingProxyType({domain: tokens.for_domain(domain, form) for domain, form in forms.items()})
+    def __init__(
+        self,
+        kid: str,
+        tokens: Mapping[str, Callable[[object], object]],
+        openers: Mapping[tuple[str, str], Callable[[str], str]],
+    ) -> None:
+        self._kid, self._tokens, self._open = kid, tokens, openers
 
     @classmethod
     def from_config(cls, path: str | PathLike[str] | None = None) -> Self:
@@ -39,8 +43,20 @@ class Tokenizer:
         UnreachableError: a key service is away.
         """
         config = load(fspath(path) if path is not None else None)
-        columns = tuple(column for column in config.plan() if column.mask in (Mask.TOKEN, Mask.SUBNET))
-        return cls(custody.tokenizer(custody.loader_keys(config)), dict(custody.forms(columns)))
+        keys = custody.loader_keys(config)
+        plan = config.plan()
+        forms = custody.forms(plan)
+        active = custody.tokenizer(keys)
+        sealed = {column.domain for column in plan if column.mask is Mask.SEAL}
+        return cls(
+            keys.kid,
+            {c.domain: masking(c, active) for c in plan if c.mask in (Mask.TOKEN, Mask.SUBNET)},
+            {
+                (domain, kid): custody.tokenizer(keys, kid).open_for(domain, forms[domain])
+                for domain in sorted(sealed)
+                for kid in keys.kids
+            },
+        )
 
     def __repr__(self) -> str:
         """Show key id and domains, never the key."""
@@ -48,25 +64,37 @@ class Tokenizer:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains of the configuration, in the order of its columns."""
-        return tuple(self._functions)
+        """The domains that have tokens, in the order of their columns."""
+        return tuple(self._tokens)
 
     def token(self, domain: str, value: str | int) -> str:
         """Return the token of a value.
 
         Raises FormError (a ValueError that tells the reject reason, never the value): the value has no canonical form;
-        ConfigError: no column has this domain.
+        ConfigError: no column has tokens of this domain.
         """
-        return self._function(domain)(value)
+        return str(self._function(domain)(value))
 
     def token_many(self, domain: str, values: Iterable[str | int]) -> list[str]:
         """Return the tokens of many values, in order: nothing is done but what each value takes. Raises as `token`."""
-        return list(map(self._function(domain), values))
+        return list(map(self._function(domain), values))  # type: ignore[arg-type]  # tokens are text
 
-    def _function(self, domain: str) -> Callable[[object], str]:
-        function = self._functions.get(domain)
+    def open(self, sealed: str) -> str:
+        """Return the canonical text of a sealed one (a column with mask = "seal"), under any key of the keyring.
+
+        Raises OpenError: it is no such text, or was sealed under another key. Tokens do not open: their originals are
+        in the vault.
+        """
+        match = SEALED_PATTERN.fullmatch(sealed)
+        function = self._open.get((match[1], match[2])) if match else None
+        if function is None:
+            raise OpenError
+        return function(sealed)
+
+    def _function(self, domain: str) -> Callable[[object], object]:
+        function = self._tokens.get(domain)
         if function is None:
             raise ConfigError(
-                f"no column has the domain {domain!r}", hint=f"the configuration has {', '.join(self._functions)}"
+                f"no column has the domain {domain!r}", hint=f"the configuration has {', '.join(self._tokens)}"
             )
         return function

@@ -10,22 +10,26 @@ import pytest
 from tests.support.builders import a_message
 
 import coatcheck
-from coatcheck import FormError, Tokenizer, app, custody
+from coatcheck import FormError, OpenError, Tokenizer, app, custody
 from coatcheck.config import load, write_default
 from coatcheck.errors import ConfigError
 from coatcheck.keys import Sealer
 from coatcheck.keys.local import create
+from coatcheck.keys.rotate import rotate
 from coatcheck.pipeline.message import Row
 
 CANARY = "canary-7f3a"
-SUBNET = 'network = { from = "ip", type = "text", parse = "ip", mask = "subnet", domain = "net" }\n'
+MORE = (
+    'network = { from = "ip", type = "text", parse = "ip", mask = "subnet", domain = "net" }\n'
+    'name = { from = "name", type = "text", mask = "seal", domain = "name", casefold = true }\n'
+)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "coatcheck.toml"
     write_default(path)
-    path.write_text(path.read_text() + SUBNET)
+    path.write_text(path.read_text() + MORE)
     create(tmp_path / "coatcheck-keys", "acme")
     return path
 
@@ -41,6 +45,34 @@ def test_it_gives_the_tokens_of_the_road(file: Path) -> None:
     assert made == (row.values[2], row.values[3], row.values[7])
     assert tokenizer.token_many("ip", ["192.0.2.1", "192.0.2.2"])[0] == made[0]
     assert tokenizer.domains == ("ip", "device", "net")
+
+
+def test_sealed_text_opens_across_a_rotation(file: Path) -> None:
+    def sealed() -> str:
+        config = load(str(file))
+        keys = custody.loader_keys(config)
+        body = '{"user_id": "u", "ip": "192.0.2.1", "device_id": "5", "name": " Ann Müller "}'
+        row = app.road(config, keys, Sealer(keys)).travel(a_message(body))
+        assert isinstance(row, Row)
+        return str(row.values[8])
+
+    old = sealed()
+    assert Tokenizer.from_config(file).open(old) == "ann müller"
+    rotate(file.parent / "coatcheck-keys")
+    new = sealed()
+    tokenizer = Tokenizer.from_config(file)
+    assert old != new
+    assert tokenizer.open(old) == tokenizer.open(new) == "ann müller"
+    for other in (
+        new[:-1],
+        new.replace("_k2_", "_k1_"),
+        new.replace("_k2_", "_k3_"),
+        CANARY,
+        tokenizer.token("ip", "::1"),
+    ):
+        with pytest.raises(OpenError) as caught:
+            tokenizer.open(other)
+        assert CANARY not in caught.value.message
 
 
 def test_an_unknown_domain_is_named_with_those_there_are(file: Path) -> None:
@@ -75,4 +107,4 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_no_other_name() -> None:
     with pytest.raises(AttributeError):
         _ = coatcheck.tokens
-    assert set(coatcheck.__all__) == {"FormError", "Tokenizer", "__version__"}
+    assert set(coatcheck.__all__) == {"FormError", "OpenError", "Tokenizer", "__version__"}
