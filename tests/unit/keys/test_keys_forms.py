@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coatcheck.errors import ConfigError
 from coatcheck.keys import forms
-from coatcheck.keys.forms import Form, FormError, form_id, ip_text, ip_v1, subnet_v1, text_v1
+from coatcheck.keys.forms import Form, FormError, form_id, ip_text, ip_v1, parse_form, subnet_v1, text_v1
 from coatcheck.pipeline.message import Reason
 
 MAPPED = bytes(10) + b"\xff\xff"
@@ -404,3 +404,51 @@ def test_an_error_holds_nothing_of_the_value(value: object, form: Form) -> None:
     assert (error.__context__, error.__cause__) == (None, None)
     assert error.args == (error.reason.value,)
     assert "canary" not in repr(error)
+
+
+# -- forms by their ids
+
+
+FORMS = [
+    Form("ip"),
+    Form("subnet"),
+    Form(),
+    Form(casefold=True),
+    Form(strip_chars="-:"),
+    Form(casefold=True, strip_chars="+="),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.form_id)
+def test_a_form_is_known_by_its_id(form: Form) -> None:
+    assert parse_form(form.form_id) == form
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "ip", "ip/v2", "mac/v1", "ip/v1x", "/v1", "text/v1+fold", "text/v1+strip=", "text/v1+strip=:-", "subnetX/v1",
+     "ipX/v1", "textX/v1"],
+)  # fmt: skip
+def test_another_id_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no canonical form of this version") as caught:
+        parse_form(text)
+    assert caught.value.hint == "upgrade coatcheck"
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_written_as_itself(text: str) -> None:
+    assert Form("ip").text(ip_v1(text)) == text
+
+
+@pytest.mark.parametrize("letter", ["X", "x"])
+def test_letters_are_neither_space_nor_punctuation(letter: str) -> None:
+    assert text_v1(f"{letter}a{letter}") == f"{letter}a{letter}".encode()
+    assert text_v1(f"{letter}é{letter}") == f"{letter}é{letter}".encode()
+    with pytest.raises(ConfigError):
+        Form(strip_chars=letter)
+    with pytest.raises(FormError):
+        ip_v1(f"192.0.2.1{letter}")
+
+
+def test_the_error_says_its_reason() -> None:
+    assert str(FormError(Reason.NOT_AN_IP)) == "not_an_ip"

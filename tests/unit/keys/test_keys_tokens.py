@@ -233,3 +233,16 @@ def test_what_the_key_protects_and_what_it_does_not() -> None:
     attacker, insider = a_tokenizer(bytes(32)), a_tokenizer()
     assert not stolen.intersection(attacker.token_many("ip", guesses, IP))
     assert stolen <= set(insider.token_many("ip", guesses, IP))
+
+
+def test_the_ledgers_tenant_has_a_proper_name() -> None:
+    with pytest.raises(ConfigError, match='"no tenant!" is no tenant'):
+        ledger_hash(bytes(32), "no tenant!")
+
+
+@pytest.mark.parametrize("of", ["seal_for", "open_for"])
+def test_a_bad_domain_is_refused_for_sealed_texts_too(of: str) -> None:
+    with pytest.raises(ConfigError, match='"No" is no domain'):
+        getattr(a_tokenizer(), of)("No", TEXT)
+    with pytest.raises(ConfigError, match='"No" is no domain'):
+        a_tokenizer().prefix_for("No")
