@@ -115,3 +115,17 @@ def test_nobody_is_shown_a_root() -> None:
     shown = [repr(document), str(document), f"{document.keys}", pretty_repr(document), pretty_repr(document.keys)]
     assert not [text for text in shown if "1111" in text or "canary" in text]
     assert [text for text in shown if "k1" not in text] == []
+
+
+def test_documents_of_keys_do_not_change_under_ones_hands() -> None:
+    root = Root("k1", bytes(32), "2026-01-01T00:00:00Z")
+    keyring = Keyring(1, "acme", [root], "k1", bytes(32))
+    for document, name in ((root, "root"), (keyring, "ledger")):
+        with pytest.raises(AttributeError):
+            setattr(document, name, b"another")
+
+
+def test_rich_is_shown_names_only() -> None:
+    root = Root("k1", bytes(32), "2026-01-01T00:00:00Z")
+    assert root.__rich_repr__() == [("kid", "k1")]
+    assert Keyring(1, "acme", [root], "k1", bytes(32)).__rich_repr__() == [("tenant", "acme"), ("kids", ("k1",))]

@@ -370,3 +370,8 @@ def test_a_sealer_that_fails_shows_no_original() -> None:
 def test_framed_contexts_are_the_frames_of_the_contexts() -> None:
     tokens = ["pt1_ip_k1_" + "0" * 40, "pt1_device_k1_" + "1" * 40, "x"]
     assert framed_contexts(tokens, 20264) == [lp(*vault_context(token, 20264)) for token in tokens]
+
+
+def test_the_context_never_changes() -> None:
+    """What is sealed under another one would not open any more."""
+    assert vault_context("pt1_ip_k1_0", 20264) == (b"coatcheck/vault/v1", b"pt1_ip_k1_0", b"\x00\x00\x4f\x28")
