@@ -1,8 +1,8 @@
 """Small changes to a module, one at a time: what a slip of the hand could make of it.
 
-Changed are comparisons, arithmetic, `and` and `or`, conditions, whole numbers, texts (but not those of errors and
-documentation), what is returned, and whether a statement is there at all. The order is that of the source, so a mutant
-keeps its name from run to run.
+Changed are comparisons, arithmetic, `and` and `or`, conditions, numbers, texts (but not those of errors and
+documentation), the bounds of slices, the order of arguments, what is returned, and whether a statement is there at all.
+The order is that of the source, so a mutant keeps its name from run to run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _COMPARE: dict[type[ast.cmpop], type[ast.cmpop]] = {
 _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
     ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Pow: ast.Mult,
+    ast.BitXor: ast.BitOr, ast.Div: ast.Mult,
 }  # fmt: skip
+_SYMMETRIC = ("max", "min", "suppress")  # the order of arguments means nothing to them
 _ERRORS = ("ConfigError", "RefusedError", "UnreachableError", "OpenError", "FormError", "AttributeError")
 
 
@@ -71,8 +73,8 @@ def _walk(node: ast.AST, where: str) -> Iterator[tuple[ast.AST, str]]:
 
 
 def _left_alone(node: ast.AST) -> bool:
-    if isinstance(node, ast.Import | ast.ImportFrom | ast.Raise | ast.JoinedStr):
-        return isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True  # documentation
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ERRORS:
@@ -81,14 +83,16 @@ def _left_alone(node: ast.AST) -> bool:
     return bool({"__slots__", "__all__", "_NAMES", "_log"} & set(names))
 
 
-def _changes(node: ast.AST) -> list[str]:  # noqa: C901 - a table, one case a kind of node
+def _changes(node: ast.AST) -> list[str]:  # noqa: C901, PLR0912 - a table, one case a kind of node
     """Name what can be changed about a node."""
     found: list[str] = []
     match node:
-        case ast.Compare(ops=[op]) if type(op) in _COMPARE:
-            found = [_COMPARE[type(op)].__name__]
-        case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in _ARITHMETIC:
+        case ast.Compare(ops=ops):
+            found = [f"{_COMPARE[type(op)].__name__}{_nth(place)}" for place, op in enumerate(ops)]
+        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
             found = [_ARITHMETIC[type(op)].__name__]
+        case ast.AugAssign(op=op):
+            found = [_ARITHMETIC[type(op)].__name__, "left out"]
         case ast.BoolOp(op=op):
             found = ["Or" if isinstance(op, ast.And) else "And"]
         case ast.UnaryOp(op=ast.Not()):
@@ -97,25 +101,38 @@ def _changes(node: ast.AST) -> list[str]:  # noqa: C901 - a table, one case a ki
             found = ["condition negated"]
         case ast.Constant(value=bool(value)):
             found = [str(not value)]
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value) | float(value)):
             found = [str(value + 1)]
         case ast.Constant(value=str() | bytes()):
             found = ["another text"]
+        case ast.Slice(lower=lower, upper=upper):
+            found = [f"without {name}" for name, bound in (("lower", lower), ("upper", upper)) if bound is not None]
+        case ast.Call(func=func, args=[one, other, *_]) if not (
+            isinstance(one, ast.Starred) or isinstance(other, ast.Starred) or getattr(func, "id", "") in _SYMMETRIC
+        ):
+            found = ["first two arguments swapped"]
         case ast.Return(value=ast.AST() as value) if not (isinstance(value, ast.Constant) and value.value is None):
             found = ["return None"]
-        case ast.Expr(value=ast.Call()) | ast.Raise():
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise():
             found = ["left out"]
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
+            found = ["left out"]  # a name that is left out is missed at once
         case _:
             pass
     return found
 
 
-def _apply(tree: ast.Module, node: ast.AST, what: str) -> None:  # noqa: C901 - the same table
+def _apply(tree: ast.Module, node: ast.AST, what: str) -> None:  # noqa: C901, PLR0912 - the same table
     match node:
         case ast.Compare():
-            node.ops = [getattr(ast, what)()]
-        case ast.BinOp() | ast.AugAssign():
+            name, _, place = what.partition(" at ")
+            node.ops[int(place or 1) - 1] = getattr(ast, name)()
+        case ast.BinOp() | ast.AugAssign() if what != "left out":
             node.op = getattr(ast, what)()
+        case ast.Slice():
+            setattr(node, what.removeprefix("without "), None)
+        case ast.Call():
+            node.args[:2] = node.args[1::-1]
         case ast.BoolOp():
             node.op = ast.Or() if what == "Or" else ast.And()
         case ast.UnaryOp():
@@ -124,7 +141,7 @@ def _apply(tree: ast.Module, node: ast.AST, what: str) -> None:  # noqa: C901 - 
             node.test = ast.UnaryOp(ast.Not(), node.test)
         case ast.Constant(value=bool(value)):
             node.value = not value
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value) | float(value)):
             node.value = value + 1
         case ast.Constant(value=bytes(value)):
             node.value = value + b"X"
@@ -134,6 +151,11 @@ def _apply(tree: ast.Module, node: ast.AST, what: str) -> None:  # noqa: C901 - 
             node.value = ast.Constant(None)
         case _:
             _replace(tree, node, ast.Pass())
+
+
+def _nth(place: int) -> str:
+    """Tell the comparisons of a chain apart; the first, which is mostly the only one, has no number."""
+    return f" at {place + 1}" if place else ""
 
 
 def _replace(tree: ast.Module, old: ast.AST, new: ast.AST) -> None:

@@ -129,3 +129,9 @@ def test_rich_is_shown_names_only() -> None:
     root = Root("k1", bytes(32), "2026-01-01T00:00:00Z")
     assert root.__rich_repr__() == [("kid", "k1")]
     assert Keyring(1, "acme", [root], "k1", bytes(32)).__rich_repr__() == [("tenant", "acme"), ("kids", ("k1",))]
+
+
+def test_repr_is_made_of_names() -> None:
+    root = Root("k1", bytes(32), "2026-01-01T00:00:00Z")
+    assert repr(root) == "Root(k1)"
+    assert repr(Keyring(1, "acme", [root], "k1", bytes(32))) == "Keyring(tenant='acme', kids=('k1',))"

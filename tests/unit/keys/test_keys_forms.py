@@ -452,3 +452,21 @@ def test_letters_are_neither_space_nor_punctuation(letter: str) -> None:
 
 def test_the_error_says_its_reason() -> None:
     assert str(FormError(Reason.NOT_AN_IP)) == "not_an_ip"
+
+
+def test_the_error_is_made_of_its_reasons_text() -> None:
+    assert repr(FormError(Reason.NOT_AN_IP)) == "FormError('not_an_ip')"
+
+
+def test_the_limit_of_a_number_is_that_of_the_form_not_of_the_process() -> None:
+    """Or two processes, started with different limits, would take and refuse different values."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        for most in (10**4300 - 1, 1 - 10**4300):
+            assert text_v1(most) == str(most).encode()
+        for beyond in (10**4300, -(10**4300)):
+            with pytest.raises(FormError, match="wrong_type"):
+                text_v1(beyond)
+    finally:
+        sys.set_int_max_str_digits(limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.builders import FakeKeys, stored_key
@@ -29,6 +30,24 @@ def test_it_goes_on_where_seal_left_off() -> None:
     sealer.seal(b"x")
     sealed = sealer.seal_many([b"y"] * 6, [lp(b"c")] * 6)
     assert [int.from_bytes(one.dek_id) for one in sealed] == [1, 1, 1, 1, 2, 2]
+    assert [int.from_bytes(sealer.seal(b"z").dek_id) for _ in range(4)] == [2, 2, 2, 3]
+
+
+def test_the_last_value_of_a_data_key_is_sealed_under_it() -> None:
+    sealer = Sealer(FakeKeys(), max_values=2)
+    sealer.seal(b"x")
+    assert [int.from_bytes(one.dek_id) for one in sealer.seal_many([b"y"], [b""])] == [1]
+
+
+def test_every_nonce_has_the_96_bits_of_gcm() -> None:
+    """The library takes longer ones, too; of those, GCM uses a hash."""
+    sealed = Sealer(FakeKeys()).seal_many([b"x"] * 3, [b""] * 3)
+    assert [len(one.nonce) for one in sealed] == [12, 12, 12]
+
+
+def test_a_value_without_a_context_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Sealer(FakeKeys()).seal_many([b"x", b"y"], [b""])
 
 
 def test_a_data_key_that_is_too_old_is_not_used() -> None:

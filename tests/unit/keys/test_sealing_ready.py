@@ -424,7 +424,7 @@ def test_a_second_loop_begins_anew() -> None:
 
     run(left())
     run(sealer.ready(1))
-    assert number(sealer) == keys.drawn
+    assert number(sealer) in {1, 2}, "the thread that was left may draw before or after that of the second loop"
 
 
 def test_a_child_begins_with_nothing() -> None:
