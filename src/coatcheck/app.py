@@ -70,9 +70,8 @@ def vault_store(config: Config, keys: LoaderKeys, sealer: Sealer, old_forms: Map
 
 def _register(config: Config, keys: LoaderKeys) -> dict[str, str] | None:
     """Hold the keyring against the database's register; return the form ids frozen for the key that retires, if any."""
-    forms = {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
     with connect(custody.dsn(config)) as connection:
-        return register(connection, custody.fingerprints(keys), forms)
+        return register(connection, custody.fingerprints(keys), custody.form_ids(config))
 
 
 @asynccontextmanager

@@ -106,6 +106,11 @@ def forms(columns: tuple[Column, ...]) -> Mapping[str, Form]:
     return {column.domain: form_of(column) for column in columns if column.domain}
 
 
+def form_ids(config: Config) -> dict[str, str]:
+    """Return the id of the canonical form of each domain, as the database's register keeps it."""
+    return {domain: form.form_id for domain, form in forms(config.plan()).items()}
+
+
 def inspect(config: Config) -> list[Finding]:
     """Look at the keys that are here, and return everything that is wrong or unwise."""
     if _with_kms(config):
@@ -144,7 +149,7 @@ def list_keys(config: Config) -> list[local.KeyRow]:
 
 def rotate_token_key(config: Config) -> tuple[str, str]:
     """Add a token key as the active one; return (old, new) key id. Raises RefusedError: a rotation is under way."""
-    _refuse_foreign_root(config)
+    refuse_foreign_root(config)
     path = config.keys.path
     if not _with_kms(config):
         old = local.read_roots(path / local.TOKEN_ROOT).active
@@ -158,7 +163,7 @@ def rotate_token_key(config: Config) -> tuple[str, str]:
 
 def retire_token_key(config: Config, kid: str) -> None:
     """Remove a token key from the keyring. The database has retired it before."""
-    _refuse_foreign_root(config)
+    refuse_foreign_root(config)
     path = config.keys.path
     if not _with_kms(config):
         rotate.retire(path, kid)
@@ -168,7 +173,8 @@ def retire_token_key(config: Config, kid: str) -> None:
         replace_key_file(path / local.TOKEN_ROOT, PUBLIC, keyring.retired(kid).to_json())
 
 
-def _refuse_foreign_root(config: Config) -> None:
+def refuse_foreign_root(config: Config) -> None:
+    """Raise RefusedError if the keyring is given as a secret: it cannot be changed here, so nothing else should be."""
     if config.keys.token_root is not None:
         raise RefusedError(
             "the keyring comes from keys.token_root, which cannot be written here",

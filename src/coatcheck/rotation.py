@@ -42,6 +42,7 @@ def rotate(config: Config) -> Rotated:
             f"{', '.join(fixed)}: ipcrypt-pfx does not tell its key, so old and new addresses would mix",
             hint="drop the column, or load its table anew under a new keyring",
         )
+    custody.refuse_foreign_root(config)
     dsn = custody.dsn(config)
     view = schema.make_view(dsn, config.target.table, config.plan())
     with connect(dsn) as connection, translated("write the audit trail"):
@@ -58,17 +59,13 @@ def rotate(config: Config) -> Rotated:
     return Rotated(old, new, view, tuple(without))
 
 
-def _form_ids(config: Config) -> dict[str, str]:
-    return {domain: form.form_id for domain, form in custody.forms(config.plan()).items()}
-
-
 def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda _: None) -> Retokenized:
     """Take vault and target table to the active key. Raises RefusedError: there is no key that retires."""
     keys = custody.loader_keys(config)
     if len(keys.kids) == 1:
         raise RefusedError(f"{keys.kid} is the only token key", hint="begin with `coatcheck keys rotate`")
     with connect(custody.dsn(config)) as connection:
-        old_forms = register(connection, custody.fingerprints(keys), _form_ids(config))
+        old_forms = register(connection, custody.fingerprints(keys), custody.form_ids(config))
         if old_forms is None:
             raise RefusedError(f"{keys.kids[1]} is retired already", hint=f"run `coatcheck keys retire {keys.kids[1]}`")
         return Retokenizer(
@@ -86,12 +83,13 @@ def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda 
 
 def retire(config: Config, kid: str) -> None:
     """End a rotation: nothing is left under `kid`, and nothing can come. Raises RefusedError: something is left."""
+    custody.refuse_foreign_root(config)  # before the database shuts the key out
     keys = custody.loader_keys(config)
     if kid == keys.kid:
         raise RefusedError(f"{kid} is the active key", hint="rotate first: `coatcheck keys rotate`")
     keys.token_root(kid)  # raises for an unknown one
     with connect(custody.dsn(config)) as connection:
-        register(connection, custody.fingerprints(keys), _form_ids(config))
+        register(connection, custody.fingerprints(keys), custody.form_ids(config))
         retire_key(connection, table=config.target.table, columns=config.plan(), kid=kid)
     custody.retire_token_key(config, kid)
 

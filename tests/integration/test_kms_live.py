@@ -1,6 +1,6 @@
 """KMS and Secrets Manager by the embedded server for what it gets right, KMS by LocalStack for the rest.
 
-Not here, because neither has it right: ReEncrypt, a refused principal (tests/unit/keys/test_aws_kms.py, on a fake).
+Not here, because neither has it right: ReEncrypt, a refused principal (tests/integration/test_aws_kms.py, on a fake).
 """
 
 from __future__ import annotations

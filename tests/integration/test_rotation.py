@@ -15,6 +15,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from tests.support.fix_postgres import LIMIT
 from tests.support.fix_servers import LoginDatabase
 from tests.support.process import wait_until
@@ -36,7 +37,7 @@ from coatcheck import app, custody, rotation, sql
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.keys import Sealer
-from coatcheck.keys.local import create
+from coatcheck.keys.local import TOKEN_ROOT, create
 from coatcheck.sinks.postgres.quarantine import Selection
 from coatcheck.vault import retokenize as module
 from coatcheck.vault.retokenize import Retokenized
@@ -679,6 +680,29 @@ def test_values_without_a_new_form_are_left(bare_database: LoginDatabase, config
 
 
 # --- the old key is shut out ------------------------------------------------------------------------------------------
+
+
+def test_a_keyring_given_as_a_secret_is_changed_neither_here_nor_in_the_database(
+    bare_database: LoginDatabase, config: Config, keyring: Path
+) -> None:
+    """To shut a key out in the database, and then be unable to take it from the keyring, would be half a step."""
+
+    def by_secret() -> Config:
+        text = SecretStr((keyring / TOKEN_ROOT).read_text())
+        return config.model_copy(update={"keys": config.keys.model_copy(update={"token_root": text})})
+
+    load(config, event(1))
+    with pytest.raises(RefusedError, match="the keyring comes from") as caught:
+        rotation.rotate(by_secret())
+    assert caught.value.hint.startswith("change the keyring where its file is")
+    assert events(bare_database) == []
+    rotation.rotate(config)
+    rotation.retokenize(by_secret())
+    with pytest.raises(RefusedError, match="the keyring comes from"):
+        rotation.retire(by_secret(), "k1")
+    assert "key retired" not in events(bare_database)
+    rotation.retire(config, "k1")
+    assert custody.loader_keys(config).kids == ("k2",)
 
 
 def test_retire_is_refused_while_anything_is_left(bare_database: LoginDatabase, config: Config) -> None:

@@ -369,6 +369,23 @@ def test_a_delete_that_fails_for_now_is_tried_again(trouble: Callable[[Request],
     run(work())
 
 
+@pytest.mark.parametrize("as_new", [False, True])
+def test_what_sqs_refuses_is_told_with_what_to_do(*, as_new: bool) -> None:
+    async def work() -> None:
+        async with ScriptedSqs() as server, client_of(server.url) as client:
+            refused = {"Id": "1", "Code": "InternalError", "SenderFault": False, "Message": "CANARY"}
+            server.always(SEND, ok({"Successful": [{"Id": "0"}], "Failed": [refused]}))
+            with pytest.raises(CoatcheckError) as caught:
+                async for _ in sqs_queue.send(client, server.queue_url, file_entries(["CANARY", "b"], as_new=as_new)):
+                    pass
+        assert caught.value.message == "SQS refused 1 of 2 messages (InternalError)"
+        assert ("would load those twice" in caught.value.hint) is as_new
+        assert ("is not loaded twice" in caught.value.hint) is not as_new
+        assert "CANARY" not in words_of(caught.value)
+
+    run(work())
+
+
 def test_a_message_without_room_for_its_identity_stays_and_its_neighbours_move(queues: Queues) -> None:
     async def work() -> None:
         dead, queue = queues.create(), queues.create()

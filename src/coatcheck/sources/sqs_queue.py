@@ -215,7 +215,9 @@ async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, A
         codes = ", ".join(sorted(known))
         raise CoatcheckError(
             f"SQS refused {len(answer.failed)} of {len(entries)} messages ({codes})",
-            hint="send the file again: what has arrived is not loaded twice",
+            hint="try it again: what has arrived is not loaded twice"
+            if "MessageAttributes" in entries[0]
+            else "others have arrived: to send all of them as new again would load those twice",
         )
     return len(entries)
 
