@@ -15,9 +15,10 @@ from coatcheck.pipeline.columns import Mask
 from coatcheck.sinks.postgres import schema
 from coatcheck.sql import query
 from coatcheck.sql.connection import connect, translated
+from coatcheck.vault.audit import append
 from coatcheck.vault.register import register
 from coatcheck.vault.retire import retire_key
-from coatcheck.vault.retokenize import Retokenized, Retokenizer, audit
+from coatcheck.vault.retokenize import Retokenized, Retokenizer
 from coatcheck.vault.rewrap import rewrap_data_keys
 
 
@@ -46,9 +47,9 @@ def rotate(config: Config) -> Rotated:
     dsn = custody.dsn(config)
     view = schema.make_view(dsn, config.target.table, config.plan())
     with connect(dsn) as connection, translated("write the audit trail"):
-        audit(connection, "rotation asked")
+        append(connection, "rotation asked")
         old, new = custody.rotate_token_key(config)
-        audit(connection, "token key added", old=old, new=new)
+        append(connection, "token key added", old=old, new=new)
     keyed = [column for column in config.plan() if column.scheme]
     paths = {column.path for column in keyed if column.vault}
     without = [
@@ -109,6 +110,6 @@ def retire_seal(config: Config, key_id: str) -> None:
             raise RefusedError(
                 f"{found[0]:,} data keys are wrapped under {key_id}", hint="run `coatcheck keys rewrap` first"
             )
-        audit(connection, "seal key retirement asked", key=key_id)
+        append(connection, "seal key retirement asked", key=key_id)
         custody.retire_seal(config, key_id)
-        audit(connection, "seal key retired", key=key_id)
+        append(connection, "seal key retired", key=key_id)

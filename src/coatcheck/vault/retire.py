@@ -11,8 +11,9 @@ from coatcheck.errors import RefusedError
 from coatcheck.pipeline.columns import Column
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
+from coatcheck.vault.audit import append
 from coatcheck.vault.register import frozen_forms
-from coatcheck.vault.retokenize import audit, key_range, rows_left
+from coatcheck.vault.retokenize import key_range, rows_left
 
 _PAGE = 1000
 
@@ -33,7 +34,7 @@ def retire_key(connection: psycopg.Connection[Any], *, table: str, columns: Sequ
                 connection.execute(query("retire_lock"), {"kid": kid})
                 _refuse_what_is_left(connection, table, columns, kid, domains)
                 connection.execute(query("retire_key"), {"kid": kid})
-                audit(connection, "key retired", kid=kid)
+                append(connection, "key retired", kid=kid)
         _remove(connection, kid, domains)
 
 

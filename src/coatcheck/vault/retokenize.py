@@ -10,7 +10,6 @@ It can be stopped and started again at any moment: what is done is found done. A
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ from coatcheck.pipeline.message import Alias, DataKey, Sealed
 from coatcheck.pipeline.ports import BodySealer
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
+from coatcheck.vault.audit import append
 from coatcheck.vault.store import vault_context
 
 _PAGE = 500
@@ -48,13 +48,6 @@ class Retokenized:
     rows: int = 0
     mismatched: int = 0
     left: dict[str, int] = field(default_factory=dict)
-
-
-def audit(connection: psycopg.Connection[Any], event: str, **detail: object) -> None:
-    """Append to the audit trail; `detail` are counts, key ids and names, never a value."""
-    connection.execute(
-        query("audit_append"), {"event": event, "detail": json.dumps(detail, sort_keys=True, separators=(",", ":"))}
-    )
 
 
 def key_range(domain: str, kid: str, scheme: str = "pt1") -> tuple[str, str]:
@@ -91,7 +84,7 @@ class Retokenizer:
         """Do all there is to do now; return what was done."""
         done = Retokenized()
         with translated("re-tokenize"):
-            audit(self._connection, "retokenize begun", old=self._old.kid, new=self._new.kid)
+            append(self._connection, "retokenize begun", old=self._old.kid, new=self._new.kid)
             before = -1
             for _ in range(_PASSES):
                 done.mismatched = 0  # those that stay are met in each pass
@@ -104,7 +97,7 @@ class Retokenizer:
                     break
                 before = now
             counts = {"entries": done.entries, "rows": done.rows, "mismatched": done.mismatched, "left": done.left}
-            audit(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
+            append(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
         return done
 
     def _execute(self, statement: str | sql.Composed, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:

@@ -13,7 +13,7 @@ from coatcheck.keys import OpenError
 from coatcheck.pipeline.message import DataKey
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
-from coatcheck.vault.retokenize import audit
+from coatcheck.vault.audit import append
 
 _PAGE = 200
 
@@ -45,7 +45,7 @@ def rewrap_data_keys(
                 done += 1
             at["after"] = page[-1][0]
             progress(done)
-        audit(connection, "data keys rewrapped", kek=kek, count=done, damaged=damaged)
+        append(connection, "data keys rewrapped", kek=kek, count=done, damaged=damaged)
     if damaged:
         raise CoatcheckError(
             f"{damaged:,} data keys do not open and stay as they are; {done:,} were wrapped anew",
