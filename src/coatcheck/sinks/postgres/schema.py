@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -12,6 +12,8 @@ from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
+from coatcheck.sinks.postgres import roles
+from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
 from coatcheck.sql import migrations, newest, query
@@ -39,13 +41,14 @@ _WIDER = {
 class Migrated:
     """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned.
 
-    And the checks added to an existing table.
+    And the checks added to an existing table, and what was done about roles.
     """
 
     applied: tuple[str, ...] = ()
     created_table: bool = False
     pruned: int = 0
     constrained: tuple[str, ...] = ()
+    roles: Roles = field(default_factory=Roles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def migrate(
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
         with connection.transaction():
             pruned = connection.execute(query("prune")).fetchone()
-    return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained)
+        made = roles.install(connection, table, columns)
+    return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained, made)
 
 
 def _apply(connection: psycopg.Connection[Any]) -> list[str]:
@@ -171,6 +175,8 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
                 for verb, name in connection.execute(query("privileges"), _named(table)).fetchall()
             ]
             findings += _advice(connection, table, columns, version)
+            if version == newest():
+                findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
             raise stop_error(error, "inspect the database") from None
     return SchemaState(version, server, tuple(findings))

@@ -1,2 +1,2 @@
--- Append an entry to the audit trail.
-SELECT coatcheck.audit_append(%(event)s, %(detail)s)
+-- Put an event of a job about keys on the audit trail.
+SELECT coatcheck.key_event(%(event)s, %(detail)s)
