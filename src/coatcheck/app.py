@@ -267,15 +267,6 @@ def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, 
         return held.entries(selection, resolved=resolved, limit=limit)
 
 
-def quarantine_body(config: Config, quarantine_id: int) -> str | None:
-    """Open one held body; None if there is no such held entry. Needs the private key."""
-    opening = custody.opener(config)
-    with quarantine(config) as entries:
-        for held in entries.held(Selection(ids=(quarantine_id,))):
-            return _opened(opening, held).body
-    return None
-
-
 def _opened(opening: Opener, held: Held) -> Message:
     body = opening.open(held.sealed, held.data_key, held.key).decode("utf-8", "surrogatepass")
     message = held.message
@@ -298,7 +289,7 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
     stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, _register(config, keys))
     retried = Retried()
     with quarantine(config, kid=keys.kid) as entries:
-        for held in entries.held(selection):
+        for held in entries.opened(selection):
             try:
                 reject = _retry(entries, stages, vault, sealer, held, _opened(opening, held))
             except OpenError:

@@ -10,9 +10,22 @@ from typing import Literal
 
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, Finding, RefusedError
-from coatcheck.keys import Form, LoaderKeys, Opener, OpenerKeys, Tokenizer, aws_kms, local, local_check, rotate
+from coatcheck.keys import (
+    Form,
+    LoaderKeys,
+    Opener,
+    OpenerKeys,
+    Tokenizer,
+    audit_key,
+    aws_kms,
+    local,
+    local_check,
+    rotate,
+)
 from coatcheck.keys.derive import fingerprint
 from coatcheck.keys.files import PUBLIC, change, replace_key_file, write_key_folder
+from coatcheck.keys.notes import SignerKey, VerifierKey
+from coatcheck.keys.seal_pair import SEAL_PUBLIC, read_public
 from coatcheck.keys.secrets import read_secret
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.columns import Column
@@ -23,7 +36,7 @@ Role = Literal["loader", "revealer", "rotator"]
 """As whom KMS is asked: the policy in deploy/iam that hints point to."""
 
 
-def _secret(config: Config, option: Literal["passphrase", "token_root", "private_key"]) -> str | None:
+def _secret(config: Config, option: Literal["passphrase", "token_root", "private_key", "audit_key"]) -> str | None:
     keys = config.keys
     secret = getattr(keys, option)
     if secret is None:
@@ -53,13 +66,13 @@ def _with_kms(config: Config) -> bool:
     return config.keys.provider == "aws-kms"
 
 
-def loader_keys(config: Config) -> LoaderKeys:
+def loader_keys(config: Config, *, role: Role = "loader") -> LoaderKeys:
     """Load what the road needs of the keyring. Raises ConfigError: no key, no start; UnreachableError: KMS is away."""
     keys = config.keys
     if _with_kms(config):
         return aws_kms.KmsLoaderKeys.load(
             keys.path,
-            _kms(config, "loader"),
+            _kms(config, role),
             vault_key=keys.vault_key,
             token_key=keys.token_key,
             token_root=_token_root(config),
@@ -122,6 +135,16 @@ def inspect(config: Config) -> list[Finding]:
     return local_check.inspect(config.keys.path, token_root=_token_root(config))
 
 
+def audit_signer(config: Config) -> SignerKey:
+    """Load what signs checkpoints of the audit trail. Raises ConfigError."""
+    return audit_key.read_signer(config.keys.path, _passphrase(config), audit_key=_secret(config, "audit_key"))
+
+
+def audit_verifier(config: Config) -> VerifierKey:
+    """Load what verifies them. Raises ConfigError."""
+    return audit_key.read_public(config.keys.path / audit_key.AUDIT_PUBLIC)
+
+
 # -- how keys change
 
 
@@ -133,6 +156,16 @@ def create(config: Config, tenant: str) -> local.CreatedKeys:
     keyring = aws_kms.create_keyring(_kms(config, "rotator"), keys.token_key, tenant=tenant)
     files = write_key_folder(keys.path, {local.TOKEN_ROOT: (PUBLIC, keyring.to_json())})
     return local.CreatedKeys(files, ())
+
+
+def create_audit_key(config: Config, tenant: str | None) -> local.CreatedKeys:
+    """Make the pair that signs checkpoints, for `tenant` or that of the keyring here. Raises ConfigError: it exists."""
+    path = config.keys.path
+    if tenant is None and (path / SEAL_PUBLIC).exists():
+        tenant = read_public(path / SEAL_PUBLIC).tenant
+    elif tenant is None and _with_kms(config) and (path / local.TOKEN_ROOT).exists():
+        tenant = aws_kms.read_wrapped(path)[0].tenant
+    return audit_key.create(path, tenant or "default", passphrase=_passphrase(config))
 
 
 def list_keys(config: Config) -> list[local.KeyRow]:

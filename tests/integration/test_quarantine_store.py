@@ -62,7 +62,7 @@ def states(database: Database) -> list[tuple[int, str]]:
 
 def test_nothing_is_held(quarantine: Quarantine) -> None:
     assert quarantine.entries(EVERY) == []
-    assert list(quarantine.held(EVERY)) == []
+    assert list(quarantine.opened(EVERY)) == []
     assert quarantine.discard(EVERY) == 0
 
 
@@ -92,8 +92,8 @@ def test_entries_are_chosen_by_id_and_reason(database: Database, quarantine: Qua
     assert ids(quarantine.entries(Selection(ids=(9, 2), reason="not_json"))) == [2]
     assert ids(quarantine.entries(Selection(ids=()))) == []
     assert ids(quarantine.entries(Selection(reason="no such reason"))) == []
-    assert [held.quarantine_id for held in quarantine.held(Selection(reason="too_long"))] == [1, 3, 5, 7, 9]
-    assert [held.quarantine_id for held in quarantine.held(Selection(ids=(4, 3)))] == [3, 4]
+    assert [held.quarantine_id for held in quarantine.opened(Selection(reason="too_long"))] == [1, 3, 5, 7, 9]
+    assert [held.quarantine_id for held in quarantine.opened(Selection(ids=(4, 3)))] == [3, 4]
 
 
 def test_the_oldest_come_first_up_to_the_limit(database: Database, quarantine: Quarantine) -> None:
@@ -106,7 +106,7 @@ def test_the_oldest_come_first_up_to_the_limit(database: Database, quarantine: Q
 
 def test_resolved_entries_are_shown_on_demand(database: Database, quarantine: Quarantine) -> None:
     hold(database, *map(reject, range(4)))
-    one, two, *_ = quarantine.held(EVERY)
+    one, two, *_ = quarantine.opened(EVERY)
     quarantine.load(one, loading(one, "late", 1))
     quarantine.discard(Selection(ids=(two.quarantine_id,)))
     assert [entry.state for entry in quarantine.entries(EVERY)] == ["held", "held"]
@@ -118,7 +118,7 @@ def test_resolved_entries_are_shown_on_demand(database: Database, quarantine: Qu
 @pytest.mark.parametrize("count", [499, 500, 501, 1201])
 def test_held_entries_come_page_by_page(database: Database, quarantine: Quarantine, count: int) -> None:
     hold(database, *map(reject, range(count)))
-    found = list(quarantine.held(EVERY))
+    found = list(quarantine.opened(EVERY))
     assert [held.message.message_id for held in found] == [f"message-{number}" for number in range(count)]
     assert len({held.sealed.nonce for held in found}) == count
 
@@ -127,7 +127,7 @@ def test_entries_that_are_resolved_while_they_are_read(database: Database, quara
     """As a retry does it: each is met once, and those given up meanwhile by somebody else are not met."""
     hold(database, *map(reject, range(1100)))
     met = []
-    for held in quarantine.held(EVERY):
+    for held in quarantine.opened(EVERY):
         met.append(held.quarantine_id)
         if held.quarantine_id == 1:
             database.execute("UPDATE coatcheck.quarantine SET state = 'loaded' WHERE quarantine_id > 1000")
@@ -179,7 +179,7 @@ def arrived(number: int, body: str) -> Message:
 def test_a_held_body_opens(database: Database, quarantine: Quarantine, keys: Keys, body: str) -> None:
     came = arrived(1, body)
     write(postgres_sink(database), keys.batch(came))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     assert keys.opener.open(held.sealed, held.data_key, held.key).decode("utf-8", "surrogatepass") == body
     assert held.message == Message("id-1", "", came.sent_ms, "", 1, came.received_ms, "key:1")
     assert held.key == keys.road.travel(came).key
@@ -198,7 +198,7 @@ def test_bodies_of_several_data_keys_open(database: Database, quarantine: Quaran
             await sink.close()
 
     asyncio.run(work())
-    found = list(quarantine.held(EVERY))
+    found = list(quarantine.opened(EVERY))
     bodies = [keys.opener.open(held.sealed, held.data_key, held.key) for held in found]
     assert bodies == [f"body {number}".encode() for number in range(6)]
     assert len({held.data_key for held in found}) == database.count("coatcheck.data_key") == 3
@@ -206,13 +206,13 @@ def test_bodies_of_several_data_keys_open(database: Database, quarantine: Quaran
 
 def test_a_body_opens_in_its_own_entry_only(database: Database, quarantine: Quarantine, keys: Keys) -> None:
     write(postgres_sink(database), keys.batch(arrived(1, "one"), arrived(2, "two")))
-    one, two = quarantine.held(EVERY)
+    one, two = quarantine.opened(EVERY)
     with pytest.raises(OpenError):
         keys.opener.open(one.sealed, one.data_key, two.key)
     database.execute(
         "UPDATE coatcheck.quarantine SET ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1)"
     )
-    [changed, _] = quarantine.held(EVERY)
+    [changed, _] = quarantine.opened(EVERY)
     with pytest.raises(OpenError):
         keys.opener.open(changed.sealed, changed.data_key, changed.key)
 
@@ -235,7 +235,7 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
             await sink.close()
 
     asyncio.run(work())
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     assert keys.opener.open(held.sealed, held.data_key, held.key) == body.encode()
     assert [(entry.reason, entry.detail) for entry in quarantine.entries(EVERY)] == [("refused_by_database", "23514")]
     assert quarantine.load(held, loading(held, "late", 11)) == "23514"
@@ -250,7 +250,7 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
 
 def test_load_inserts_the_row_and_marks_the_entry(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1), reject(2))
-    first, _ = quarantine.held(EVERY)
+    first, _ = quarantine.opened(EVERY)
     assert quarantine.load(first, loading(first, "late", None)) is None
     assert database.execute("SELECT * FROM events") == [("late", None)]
     assert states(database) == [(1, "loaded"), (2, "held")]
@@ -261,7 +261,7 @@ def test_load_inserts_the_row_and_marks_the_entry(database: Database, quarantine
 
 def test_load_happens_once(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     for _ in range(3):
         assert quarantine.load(held, loading(held, "late", 1)) is None
     assert database.count() == 1
@@ -269,7 +269,7 @@ def test_load_happens_once(database: Database, quarantine: Quarantine) -> None:
 
 def test_a_discarded_entry_is_not_loaded(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     quarantine.discard(EVERY)
     quarantine.load(held, loading(held, "late", 1))
     assert database.count() == 0
@@ -288,7 +288,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
     def load() -> str | None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             barrier.wait()
-            [held] = mine.held(EVERY)
+            [held] = mine.opened(EVERY)
             barrier.wait()
             return mine.load(held, loading(held, "late", 1))
 
@@ -308,7 +308,7 @@ def test_many_operators_load_many_entries(database: Database) -> None:
 
     def load_all(_: int) -> None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
-            for held in mine.held(EVERY):
+            for held in mine.opened(EVERY):
                 assert mine.load(held, loading(held, held.message.message_id, 1)) is None
 
     with ThreadPoolExecutor(4) as pool:
@@ -319,7 +319,7 @@ def test_many_operators_load_many_entries(database: Database) -> None:
 def test_loaded_messages_stay_known(database: Database, quarantine: Quarantine) -> None:
     """The queue may deliver the message again, long after: as a row, too."""
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     quarantine.load(held, loading(held, "late", 1))
     assert write(postgres_sink(database), batch(rows(1))) == [Outcome(duplicates=1)]
     assert database.names() == ["late"]
@@ -331,7 +331,7 @@ def test_load_into_a_column_of_any_name(empty_database: Database, name: str) -> 
     migrate(empty_database.dsn, TABLE, columns)
     write(postgres_sink(empty_database, columns), batch(rejected=[reject(1)]))
     with Quarantine(empty_database.dsn, TABLE, columns) as quarantine:
-        [held] = quarantine.held(EVERY)
+        [held] = quarantine.opened(EVERY)
         assert quarantine.load(held, loading(held, "1.50", '{"a": 1}')) is None
     assert [str(value) for value in empty_database.execute("SELECT * FROM events")[0]] == ["1.50", "{'a': 1}"]
 
@@ -341,7 +341,7 @@ def test_load_into_a_column_of_any_name(empty_database: Database, name: str) -> 
 
 def test_a_try_that_failed_is_counted(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1), reject(2))
-    first, _ = quarantine.held(EVERY)
+    first, _ = quarantine.opened(EVERY)
     quarantine.rejected_again(first, Reject(Reason.TOO_LONG, "name"))
     quarantine.rejected_again(first, Reject(Reason.REFUSED_BY_DATABASE, "23514"))
     seen = [(entry.attempts, entry.reason, entry.detail, entry.state) for entry in quarantine.entries(EVERY)]
@@ -350,7 +350,7 @@ def test_a_try_that_failed_is_counted(database: Database, quarantine: Quarantine
 
 def test_a_resolved_entry_counts_no_more(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     quarantine.load(held, loading(held, "late", 1))
     quarantine.rejected_again(held, Reject(Reason.TOO_LONG, "name"))
     [entry] = quarantine.entries(EVERY, resolved=True)
@@ -367,7 +367,7 @@ def test_discard_erases_bodies_and_keeps_the_record(database: Database, quaranti
         " WHERE state = 'discarded' ORDER BY quarantine_id"
     )
     assert found == [(n, True, True, "postgres", f"message-{n - 1}") for n in (1, 2, 4, 6)]
-    assert [held.quarantine_id for held in quarantine.held(EVERY)] == [3, 5]
+    assert [held.quarantine_id for held in quarantine.opened(EVERY)] == [3, 5]
     assert quarantine.discard(EVERY) == 2
     assert write(postgres_sink(database), batch(rejected=[reject(1)])) == [Outcome(duplicates=1)]
 
@@ -411,7 +411,7 @@ def test_status_counts_what_is_held_only(database: Database, quarantine: Quarant
 
 def test_a_table_that_is_missing(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     database.execute("DROP TABLE events")
     with pytest.raises(ConfigError, match="cannot load from the quarantine: PostgreSQL answers 42P01"):
         quarantine.load(held, loading(held, "late", 1))
@@ -422,7 +422,7 @@ def test_a_schema_that_is_missing(empty_database: Database) -> None:
     with Quarantine(empty_database.dsn, TABLE, EVENTS) as quarantine:
         for attempt in (
             lambda: quarantine.entries(EVERY),
-            lambda: list(quarantine.held(EVERY)),
+            lambda: list(quarantine.opened(EVERY)),
             lambda: quarantine.discard(EVERY),
             quarantine.status,
         ):
@@ -433,7 +433,7 @@ def test_a_schema_that_is_missing(empty_database: Database) -> None:
 
 def test_a_connection_that_is_lost(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
-    [held] = quarantine.held(EVERY)
+    [held] = quarantine.opened(EVERY)
     database.terminate()
     with pytest.raises(UnreachableError):
         quarantine.load(held, loading(held, "late", 1))

@@ -825,10 +825,11 @@ def sealed_with_history(config: Config) -> tuple[str, str]:
 
 
 def bodies(config: Config, database: LoginDatabase) -> list[str | None]:
-    return [
-        app.quarantine_body(config, number)
-        for (number,) in database.execute("SELECT quarantine_id FROM coatcheck.quarantine ORDER BY 1")
-    ]
+    opener = custody.opener(config)
+    with app.quarantine(config) as entries:
+        held = list(entries.opened(Selection()))
+    assert len(held) == database.count("coatcheck.quarantine")
+    return [opener.open(entry.sealed, entry.data_key, entry.key).decode() for entry in held]
 
 
 def test_rewrapping_touches_nothing_else(bare_database: LoginDatabase, config: Config, keyring: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.reveal import output, say_asked, show_originals, ticket, why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -70,38 +69,26 @@ def list_(context: click.Context, reason: str | None, resolved: bool, limit: int
 
 @quarantine.command()
 @click.argument("quarantine_id", type=click.IntRange(1), metavar="ID")
-@click.option("--output", type=click.Path(dir_okay=False), help="Write the body to a new file that only you can read.")
+@why
+@ticket
+@output
+@click.option("--break-glass", is_flag=True, help="Open at once, without an approval; it is reviewed afterwards.")
 @click.pass_context
-def show(context: click.Context, quarantine_id: int, output: str | None) -> None:
-    """Open one body and show it on the terminal. Needs the private key. The body is personal data."""
-    from coatcheck import app
+def show(  # noqa: PLR0917 - click passes them by name
+    context: click.Context, quarantine_id: int, reason: str, ticket: str, output: str | None, break_glass: bool
+) -> None:
+    """Ask for one body, and show it if nobody has to approve. A body is personal data: this is `coatcheck reveal`."""
+    from coatcheck import desk
+    from coatcheck.cli.private import check_output
 
-    if output is None and not sys.stdout.isatty():
-        raise RefusedError("a body is shown on a terminal only", hint="write it to a file of your own: --output FILE")
-    body = app.quarantine_body(_config(context), quarantine_id)
-    if body is None:
-        raise ConfigError(f"there is no held entry {quarantine_id}", hint="see `coatcheck quarantine list`")
-    if output is None:
-        terminal.out(_printable(body))
+    config = _config(context)
+    check_output(output)
+    item = f"{desk.QUARANTINE}{quarantine_id}"
+    asked = desk.request(config, [item], reason=reason, ticket=ticket, break_glass=break_glass)
+    if asked.approvals:
+        say_asked(asked.request_id, asked.approvals, break_glass=break_glass)
         return
-    _write_private(Path(output), body)
-    terminal.out(f"wrote {output}")
-
-
-def _printable(body: str) -> str:
-    """Escape what a terminal would obey rather than show."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in body)
-
-
-def _write_private(path: Path, body: str) -> None:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"{path} exists", hint="name a file that does not") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
-    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
-        file.write(body)
+    show_originals(config, asked.request_id, output=output, as_json=False, bare=True)
 
 
 @quarantine.command()

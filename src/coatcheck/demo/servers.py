@@ -128,7 +128,11 @@ class PostgresServer(Server):
     @property
     def dsn(self) -> str:
         """The connection string, superuser, over TCP."""
-        return f"postgresql://postgres:{self._password}@{LOOPBACK}:{self.port}/postgres"
+        return self.dsn_of("postgres", self._password)
+
+    def dsn_of(self, user: str, password: str) -> str:
+        """Return the connection string of another user."""
+        return f"postgresql://{user}:{password}@{LOOPBACK}:{self.port}/postgres"
 
     def psql_command(self) -> str:
         """Return the shell command that opens psql on this server."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coatcheck import app, custody, terminal
 from coatcheck.config import Config
+from coatcheck.demo.officers import reveal_one
 from coatcheck.demo.samples import Samples, sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
 from coatcheck.errors import CoatcheckError
@@ -38,8 +39,9 @@ def show(*, messages: int, keep: bool) -> None:
         terminal.out(
             f"SQS and PostgreSQL are up after {time.monotonic() - started:.1f} s: real servers, on loopback only"
         )
-        _walk(_config(sqs, postgres), postgres, samples)
-        terminal.out(f"the whole road, twice, in {time.monotonic() - started:.1f} s")
+        _walk(_config(sqs, postgres.dsn), postgres, samples)
+        reveal_one(postgres, lambda dsn: _config(sqs, dsn), samples, _step)
+        terminal.out(f"the whole road, twice, and one original back, in {time.monotonic() - started:.1f} s")
         if keep:
             _keep(sqs, postgres)
 
@@ -61,11 +63,11 @@ def _servers(stack: ExitStack) -> tuple[SqsServer, PostgresServer]:
     return sqs, postgres
 
 
-def _config(sqs: SqsServer, postgres: PostgresServer) -> Config:
+def _config(sqs: SqsServer, dsn: str) -> Config:
     return Config.model_validate(
         {
             "source": {"queue": "login-queue", "endpoint_url": sqs.url},
-            "target": {"dsn": postgres.dsn},
+            "target": {"dsn": dsn},
             "keys": {"path": _keys(sqs)},
         }
     )

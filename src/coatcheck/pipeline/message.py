@@ -182,11 +182,13 @@ class Outcome(msgspec.Struct):
 
     `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `refused` are the rows that
     the database would not take, each with its SQLSTATE: they have no effect yet and must come back as rejects.
+    `erasures` is how many erasures the database had seen: the vault forgets what it knows when it grows.
     """
 
     loaded: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    erasures: int = 0
     refused: list[tuple[Row, str]] = msgspec.field(default_factory=list)
 
 

@@ -67,8 +67,8 @@ class Vault(Protocol):
     def keep(self, batch: Batch) -> None:
         """Add to a batch the entries and aliases of its rows that this process has not stored yet."""
 
-    def stored(self, batch: Batch) -> None:
-        """Take note that the batch with what `keep` added has been committed as a whole."""
+    def stored(self, batch: Batch, erasures: int = 0) -> None:
+        """Take note that the batch with what `keep` added has been committed as a whole, after so many erasures."""
 
 
 class BodySealer(Protocol):

@@ -196,7 +196,7 @@ class Runner:
             await self._sealer.ready(len(outcome.refused))
             await self._write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
         else:  # of rows that were refused nothing may have been stored
-            self._vault.stored(batch)
+            self._vault.stored(batch, outcome.erasures)
 
     def _add_data_keys(self, batch: Batch) -> None:
         used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}

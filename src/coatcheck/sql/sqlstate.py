@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 import psycopg
 
-from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
+from coatcheck.errors import CoatcheckError, ConfigError, RefusedError, UnreachableError
 
 
 class Verdict(Enum):
@@ -32,6 +32,7 @@ _UNFIT = "55000"
 """The target is no table that rows can be put into."""
 RETIRED = "CC001"
 """Ours: the token key is retired (coatcheck.using_key)."""
+_NOT_OPEN, _NOT_OVER = "CC003", "CC004"
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
@@ -40,6 +41,8 @@ _HINTS = {
     "23514": "rows that are there already break the rule: mask or remove them first",
     _UNFIT: "the target takes no rows: is it a view, or a foreign table?",
     RETIRED: "another keyring is in use by now: bring it here and start again",
+    _NOT_OPEN: "begin with `coatcheck reveal open`, which puts it on the trail; an opening lasts minutes",
+    _NOT_OVER: "an epoch in which originals may still be stored stays",
     "42P01": "run `coatcheck migrate` (safe while workers run)",
     "42703": "the table differs from [columns]; `coatcheck check` shows how",
     "42804": "the table differs from [columns]; `coatcheck check` shows how",
@@ -87,6 +90,8 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
             f"cannot {action}: the database does not answer",
             hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
         )
-    kind = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
+    kind: type[CoatcheckError] = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
+    if code in (_NOT_OPEN, _NOT_OVER):
+        kind = RefusedError
     hint = _HINTS.get(code, "look the code up in PostgreSQL's documentation, appendix A")
     return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)

@@ -71,6 +71,7 @@ class VaultStore:
         self._recent: set[str] = set()
         self._older: set[str] = set()
         self._of_epoch = 0
+        self._erasures = 0
 
     @property
     def seals_each(self) -> int:
@@ -121,8 +122,16 @@ class VaultStore:
             return True
         return False
 
-    def stored(self, batch: Batch) -> None:
-        """Take note that the batch with what `keep` added has been committed as a whole."""
+    def stored(self, batch: Batch, erasures: int = 0) -> None:
+        """Take note that the batch with what `keep` added has been committed as a whole.
+
+        `erasures` is how many erasures its transaction saw. After one more all is forgotten: what was erased and comes
+        again is to be stored again. Only what is in flight at that moment may lie without its original.
+        """
+        if erasures < self._erasures:
+            return  # an older snapshot: what it has stored may be erased since
+        if erasures > self._erasures:
+            self._recent, self._older, self._erasures = set(), set(), erasures
         if any(entry.epoch != self._of_epoch for entry in batch.vault):
             return  # the epoch has changed meanwhile: what is stored in the old one is not in the new one
         self._recent.update(entry.token for entry in batch.vault)

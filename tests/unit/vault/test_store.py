@@ -185,6 +185,17 @@ def test_what_is_stored_late_in_the_old_epoch_is_not_in_the_new_one() -> None:
     assert tokens(kept(store, {"name": "Ada"}, {"name": "Bob"})) == [token("Ada")]
 
 
+def test_an_erasure_makes_forget_and_an_older_snapshot_teaches_nothing() -> None:
+    store = a_store()
+    store.stored(kept(store, {"name": "Ada"}), erasures=2)
+    late = kept(store, {"name": "Bob"})
+    assert tokens(kept(store, {"name": "Ada"})) == []
+    store.stored(kept(store, {"name": "Eve"}), erasures=3)
+    store.stored(late, erasures=2)
+    left = kept(store, {"name": "Ada"}, {"name": "Bob"}, {"name": "Eve"})
+    assert tokens(left) == sorted(map(token, ("Ada", "Bob")))
+
+
 @given(st.integers(2, 9), st.lists(st.integers(0, 30), max_size=120))
 def test_memory_is_bounded_and_never_wrong(remember: int, names: list[int]) -> None:
     """Whatever comes: what is not stored is kept, and no more than `remember` tokens and one batch are remembered."""

@@ -88,17 +88,22 @@ class Quarantine:
         with translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
             return cursor.execute(query("quarantine_list"), parameters).fetchall()
 
-    def held(self, selection: Selection) -> Iterator[Held]:
-        """Yield held entries with their sealed bodies, oldest first."""
-        after = 0
+    def opened(self, selection: Selection) -> Iterator[Held]:
+        """Put on the audit trail that held entries are opened for another try; yield them with their sealed bodies."""
+        request, after = self._one("retry_open", selection.parameters()), 0
         while True:
-            parameters = selection.parameters() | {"after": after, "limit": _PAGE}
+            parameters = {"request": request, "after": after, "limit": _PAGE}
             with translated("read the quarantine"):
-                page = self._connection.execute(query("quarantine_open"), parameters).fetchall()
+                page = self._connection.execute(query("retry_fetch"), parameters).fetchall()
             if not page:
                 return
             yield from map(_held, page)
             after = page[-1][0]
+
+    def _one(self, name: str, parameters: dict[str, Any]) -> Any:
+        with translated("ask the quarantine"):
+            found = self._connection.execute(query(name), parameters).fetchone()
+        return found[0] if found else None
 
     def load(self, held: Held, batch: Batch) -> str | None:
         """Insert the one row of `batch` with what the vault keeps of it, and mark the entry loaded, once.
@@ -127,8 +132,7 @@ class Quarantine:
 
     def discard(self, selection: Selection) -> int:
         """Erase the bodies of held entries and mark them discarded; return how many."""
-        with translated("discard from the quarantine"):
-            return self._connection.execute(query("quarantine_discard"), selection.parameters()).rowcount
+        return int(self._one("quarantine_discard", selection.parameters()))
 
     def status(self) -> tuple[Any, ...]:
         """Return (rows loaded and duplicates in the last minute, newest commit, its lag in s, held by reason)."""

@@ -216,7 +216,7 @@ class PostgresSink:
         if not len(batch):
             return
         try:
-            loaded, quarantined = await self._commit(batch)
+            loaded, quarantined, erasures = await self._commit(batch)
         except _RowAtFaultError as fault:
             if len(batch) == 1:
                 if batch.rejected:  # quarantine itself fails: no single message's fault
@@ -228,11 +228,13 @@ class PostgresSink:
                 return
             for part in _halves(batch):
                 await self._write(part, outcome)
+            outcome.erasures = 0  # its parts may have seen different numbers
             return
         outcome.loaded += loaded
         outcome.quarantined += quarantined
+        outcome.erasures = erasures
 
-    async def _commit(self, batch: Batch) -> tuple[int, int]:
+    async def _commit(self, batch: Batch) -> tuple[int, ...]:
         """Run the statement until it commits. Raises _RowAtFaultError, or what no retry mends."""
         parameters = _lists(batch, self._encoders) | {"worker": self._worker, "kid": self._kid}
         wait, code, cancelled = _BACKOFF_FIRST_S, "none", 0
@@ -240,8 +242,7 @@ class PostgresSink:
             async with asyncio.timeout(self._give_up or None):
                 while True:
                     try:
-                        loaded, quarantined = await self._patient_attempt(parameters)
-                        return loaded, quarantined
+                        return await self._patient_attempt(parameters)
                     except psycopg.Error as error:
                         code = _passing(error)
                     cancelled += code == CANCELLED

@@ -342,8 +342,8 @@ $$;
 -- Hands out what an open request is for: the sealed originals of its tokens (of each epoch, the newest first) or its
 -- sealed messages, once. If the caller's transaction is rolled back, it may be called again while the opening lasts.
 CREATE FUNCTION coatcheck.reveal_fetch(request_id bigint)
-    RETURNS TABLE (item text, epoch integer, message_key uuid, nonce bytea, ciphertext bytea, dek_id uuid, kek text,
-                   wrapped bytea)
+    RETURNS TABLE (item text, epoch integer, form_id text, message_key uuid, nonce bytea, ciphertext bytea, dek_id uuid,
+                   kek text, wrapped bytea)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
@@ -352,13 +352,14 @@ BEGIN
     PERFORM coatcheck.require_open(reveal_fetch.request_id);
     UPDATE coatcheck.reveal_opening AS o SET fetched_at = coatcheck.clock() WHERE o.request_id = reveal_fetch.request_id;
     RETURN QUERY
-        SELECT i.item, v.epoch, NULL::uuid, v.nonce, v.ciphertext, k.dek_id, k.kek, k.wrapped
+        SELECT i.item, v.epoch, f.form_id, NULL::uuid, v.nonce, v.ciphertext, k.dek_id, k.kek, k.wrapped
         FROM coatcheck.reveal_item AS i
         JOIN coatcheck.vault AS v ON v.token = i.item
         JOIN coatcheck.data_key AS k ON k.dek_id = v.dek_id
+        LEFT JOIN coatcheck.form AS f ON f.domain = split_part(i.item, '_', 2) AND f.kid = split_part(i.item, '_', 3)
         WHERE i.request_id = reveal_fetch.request_id AND i.item NOT LIKE 'quarantine:%'
         UNION ALL
-        SELECT i.item, NULL::integer, q.message_key, q.nonce, q.ciphertext, k.dek_id, k.kek, k.wrapped
+        SELECT i.item, NULL::integer, NULL::text, q.message_key, q.nonce, q.ciphertext, k.dek_id, k.kek, k.wrapped
         FROM coatcheck.reveal_item AS i
         JOIN coatcheck.quarantine AS q ON q.quarantine_id = split_part(i.item, ':', 2)::bigint AND q.state = 'held'
         JOIN coatcheck.data_key AS k ON k.dek_id = q.dek_id

@@ -10,6 +10,8 @@ WITH object_grants (role, verb, name) AS (
         ('operator', '{SELECT}', '{batch}'),
         ('operator', '{EXECUTE}', '{retry_open,retry_fetch,quarantine_discard}'),
         ('revealer', '{EXECUTE}', '{reveal_request,reveal_open,reveal_fetch,reveal_shown,reveal_deny,reveal_list,reveal_items,record_find}'),
+        ('revealer', '{SELECT}', '{policy,form}'),
+        ('approver', '{SELECT}', '{policy}'),
         ('approver', '{EXECUTE}', '{reveal_approve,reveal_deny,reveal_list,reveal_items}'),
         ('auditor', '{SELECT}', '{audit,policy,reveal_request,reveal_item,reveal_approval,reveal_opening}'),
         ('auditor', '{EXECUTE}', '{reveal_list,reveal_items,audit_hash,framed}'),

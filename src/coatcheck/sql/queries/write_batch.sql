@@ -50,4 +50,4 @@ WITH fresh AS (
            to_timestamp(%(oldest_ms)s::int8 / 1000.0)
     FROM tally
 )
-SELECT loaded, quarantined FROM tally
+SELECT loaded, quarantined, (SELECT erasures FROM coatcheck.erased) FROM tally

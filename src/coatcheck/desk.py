@@ -1,0 +1,144 @@
+"""What officers do at the desk: it takes keys and database at once. Part of the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from coatcheck import custody
+from coatcheck.config import Config
+from coatcheck.errors import ConfigError
+from coatcheck.keys import TOKEN_PATTERN, FormError, LoaderKeys, Tokenizer
+from coatcheck.keys.forms import parse_form
+from coatcheck.keys.siv import SEALED_PATTERN
+from coatcheck.pipeline.mask import form_of, masking
+from coatcheck.sql.connection import connect, translated
+from coatcheck.vault.register import frozen_forms
+from coatcheck.vault.reveal import Asked, Desk, Original, Request, Unsealer
+
+QUARANTINE = "quarantine:"
+"""In front of the id of a quarantined message that is asked for."""
+
+
+@contextmanager
+def _desk(config: Config) -> Iterator[Desk]:
+    with connect(custody.dsn(config)) as connection:
+        yield Desk(connection)
+
+
+def request(config: Config, items: Sequence[str], *, reason: str, ticket: str, break_glass: bool = False) -> Asked:
+    """Ask for the originals of tokens, or of quarantined messages (quarantine:ID).
+
+    What is no such item is found here, and never leaves this process: it may be a value that somebody took for a token.
+    Raises ConfigError, RefusedError, UnreachableError.
+    """
+    for place, item in enumerate(items, start=1):
+        _refuse_other_items(place, item)
+    with _desk(config) as desk:
+        return desk.request(items, reason, ticket, break_glass=break_glass)
+
+
+def _refuse_other_items(place: int, item: str) -> None:
+    number = item.removeprefix(QUARANTINE)
+    if TOKEN_PATTERN.fullmatch(item) or (item != number and number.isascii() and number.isdigit()):
+        return
+    if SEALED_PATTERN.fullmatch(item):
+        raise ConfigError(
+            f"item {place} is a sealed text, which has no original in the vault",
+            hint="who holds the token root opens it: `from coatcheck import Tokenizer`",
+        )
+    hint = "copy it whole, as it stands in the table; `coatcheck find` gives the token of a value"
+    raise ConfigError(f"item {place} is no token", hint=hint)
+
+
+def approve(config: Config, request_id: int) -> int:
+    """Approve a request as this database user; return how many approvals it still waits for."""
+    with _desk(config) as desk:
+        return desk.approve(request_id)
+
+
+def deny(config: Config, request_id: int) -> None:
+    """Deny a request, or take one's own back."""
+    with _desk(config) as desk:
+        desk.deny(request_id)
+
+
+def requests(config: Config, most: int) -> list[Request]:
+    """Return the requests that this user may know of, the newest first."""
+    with _desk(config) as desk:
+        return desk.requests(most)
+
+
+def items(config: Config, request_id: int) -> list[str]:
+    """Return what a request is for. Raises ConfigError: this user knows of no such request."""
+    with _desk(config) as desk:
+        found = desk.items(request_id)
+    if not found:
+        raise ConfigError(f"there is no request {request_id} for this user", hint="see `coatcheck reveal list`")
+    return found
+
+
+def reveal(config: Config, request_id: int, show: Callable[[list[Original]], None]) -> list[Original]:
+    """Open an approved request and hand its originals to `show`; return them.
+
+    Everything that can go wrong with keys is looked at before the opening is on the trail. Raises ConfigError,
+    RefusedError, UnreachableError, and what `show` raises.
+    """
+    keys = custody.loader_keys(config, role="revealer")
+    opener = custody.opener(config)
+    with _desk(config) as desk:
+        _refuse_unknown_keys(keys, desk.items(request_id))
+        desk.open(request_id)
+        tokenizers = {kid: custody.tokenizer(keys, kid) for kid in keys.kids}
+        unsealer = Unsealer(opener, tokenizers, custody.forms(config.plan()))
+        return desk.reveal(request_id, unsealer, show)
+
+
+def _refuse_unknown_keys(keys: LoaderKeys, wanted: Sequence[str]) -> None:
+    kids = {match[2] for match in map(TOKEN_PATTERN.fullmatch, wanted) if match}
+    if unknown := sorted(kids - set(keys.kids)):
+        raise ConfigError(
+            f"the keyring has no {', '.join(unknown)}: originals could not be held against their tokens",
+            hint="bring the keyring that the loaders use: `coatcheck keys list`",
+        )
+
+
+def find(config: Config, value: str, *, domain: str, reason: str, ticket: str) -> dict[str, str]:
+    """Return the token of a value by key id, the active one first; on the trail, and without the value.
+
+    Raises ConfigError: no column has the domain, or the value has no canonical form; RefusedError, UnreachableError.
+    """
+    keys = custody.loader_keys(config, role="revealer")
+    with connect(custody.dsn(config)) as connection:
+        with translated("read the canonical forms"):
+            frozen = {kid: frozen_forms(connection, kid).get(domain) for kid in keys.kids}
+        tokens = {
+            kid: _token(config, custody.tokenizer(keys, kid), domain, form_id, value) for kid, form_id in frozen.items()
+        }
+        Desk(connection).record_find(domain, reason, ticket)
+    return tokens
+
+
+def _token(config: Config, tokenizer: Tokenizer, domain: str, form_id: str | None, value: str) -> str:
+    column = next((c for c in config.plan() if c.domain == domain and c.scheme == "pt1"), None)
+    if column is None:
+        known = sorted({c.domain for c in config.plan() if c.scheme == "pt1"})
+        raise ConfigError("no column has tokens of this domain", hint=f"the configuration has {', '.join(known)}")
+    try:
+        return str(masking(column, tokenizer, parse_form(form_id) if form_id else form_of(column))(value))
+    except FormError as error:
+        hint = "an address is written as in the messages; see parse and strip_chars in [columns]"
+        raise ConfigError(f"the value has no token in the domain {domain}: {error.reason}", hint=hint) from None
+
+
+def policy(config: Config) -> dict[str, Any]:
+    """Return what the desk allows, by option."""
+    with _desk(config) as desk:
+        return desk.policy()
+
+
+def set_policy(config: Config, name: str, value: str) -> None:
+    """Change what the desk allows; for the owner of the schema."""
+    with _desk(config) as desk:
+        desk.set_policy(name, value)

@@ -1,0 +1,2 @@
+-- Deny a request, or take one's own back.
+SELECT coatcheck.reveal_deny(%(request)s)

@@ -1,0 +1,2 @@
+-- What a request is for.
+SELECT coatcheck.reveal_items(%(request)s)

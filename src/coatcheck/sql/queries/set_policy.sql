@@ -1,0 +1,2 @@
+-- Change what the desk allows.
+SELECT coatcheck.set_policy(%(name)s, %(value)s)
