@@ -236,9 +236,9 @@ BEGIN
     refusal := CASE
         WHEN r.request_id IS NULL THEN 'no request'
         WHEN r.requested_by = session_user THEN 'self'
+        WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN EXISTS (SELECT FROM coatcheck.reveal_approval AS a
                      WHERE a.request_id = r.request_id AND a.approved_by = session_user) THEN 'twice'
-        WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN r.break_glass THEN NULL
         WHEN coatcheck.reveal_state(r, now_) <> 'waiting' THEN coatcheck.reveal_state(r, now_)
     END;
