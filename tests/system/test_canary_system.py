@@ -191,7 +191,7 @@ def test_rejects_refusals_and_retries(exposed: Exposed) -> None:
     exposed.ask("run", "--drain", "--json")
     assert exposed.database.figures() == (40, 75, 35)
     exposed.ask("quarantine", "retry", "--all")
-    exposed.ask("quarantine", "show", "1", code=4)
+    exposed.ask("quarantine", "show", "1", "--reason", "INCIDENT", "--ticket", "OPS-1", code=4)
     exposed.ask("quarantine", "discard", "--reason", "not_json", "--yes")
     exposed.ask("quarantine", "list", "--all")
     exposed.ask("status")

@@ -347,6 +347,9 @@ def entries(command: Command, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in command("quarantine", "list", "--json", *arguments).out.splitlines()]
 
 
+WHY = ("--reason", "INCIDENT", "--ticket", "OPS-1")
+
+
 def by_reason(held: list[dict[str, Any]], reason: str) -> str:
     return next(str(entry["quarantine_id"]) for entry in held if entry["reason"] == reason)
 
@@ -365,26 +368,27 @@ def test_list_and_show(command: Command, held: list[dict[str, Any]], own_keyring
     assert [entry["reason"] for entry in entries(command, "--reason", "not_json")] == ["not_json"]
     assert len(entries(command, "--limit", "2")) == 2
 
+    command("reveal", "policy", "one_person=true")
     number = by_reason(held, "not_json")
-    piped = command("quarantine", "show", number, code=4)
+    piped = command("quarantine", "show", number, *WHY, code=4)
     assert piped.out == ""
-    assert piped.err.startswith("coatcheck: error: a body is shown on a terminal only\n")
-    whole = command.on_terminal("quarantine", "show", by_reason(held, "not_an_ip"))
-    assert whole == login(1, ip="nowhere") + "\n"
-    odd = command.on_terminal("quarantine", "show", number)
-    assert odd == "no json \\x9b31m red\n", "what a terminal would obey is escaped"
+    assert piped.err.startswith("coatcheck: error: originals are shown on a terminal only\n")
+    whole = command.on_terminal("quarantine", "show", by_reason(held, "not_an_ip"), *WHY)
+    assert whole == "request 1\n" + login(1, ip="nowhere") + "\n"
+    odd = command.on_terminal("quarantine", "show", number, *WHY)
+    assert odd == "request 2\nno json \\x9b31m red\n", "what a terminal would obey is escaped"
 
-    done = command("quarantine", "show", number, "--output", "body")
+    done = command("quarantine", "show", number, *WHY, "--output", "body")
     path = command.folder / "body"
-    assert (done.out, done.err) == ("wrote body\n", "")
+    assert (done.out, done.err) == ("wrote body\n", "request 3\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.read_text() == "no json \x9b31m red"
-    assert "body exists" in command("quarantine", "show", number, "--output", "body", code=2).err
-    assert "there is no held entry 999" in command("quarantine", "show", "999", "--output", "other", code=2).err
+    assert path.read_text() == "no json \x9b31m red\n"
+    assert "body exists" in command("quarantine", "show", number, *WHY, "--output", "body", code=2).err
+    assert "or not held any more" in command("quarantine", "show", "999", *WHY, "--output", "other", code=4).err
 
     (own_keyring / "seal-private.pem").unlink()
     command.set(KEYS__PATH=own_keyring)
-    assert "seal-private.pem" in command("quarantine", "show", number, "--output", "other", code=2).err
+    assert "seal-private.pem" in command("quarantine", "show", number, *WHY, "--output", "other", code=2).err
     assert not (command.folder / "other").exists()
 
 
@@ -456,7 +460,7 @@ def test_discard(command: Command, login_database: LoginDatabase, held: list[dic
         "SELECT count(*) FROM coatcheck.quarantine WHERE state = 'discarded' AND ciphertext IS NULL AND nonce IS NULL"
     )
     assert login_database.value(bodies) == 2
-    command("quarantine", "show", number, "--output", "body", code=2)
+    command("quarantine", "show", number, *WHY, "--output", "body", code=4)
     assert command("quarantine", "discard", "--all", "--yes").out == "discarded 1 messages\n"
     assert command("quarantine", "retry", "--all").out == "0 loaded, 0 rejected again\n"
 

@@ -280,5 +280,6 @@ def test_a_row_that_the_database_refuses_is_no_outage(
     assert (counts["loaded"], counts["rejected"], counts["acked"]) == (99, 1, 100)
     listed: list[dict[str, Any]] = [json.loads(command("quarantine", "list", "--json").out)]
     assert [(entry["reason"], entry["detail"]) for entry in listed] == [("refused_by_database", "23514")]
-    command("quarantine", "show", "1", "--output", str(tmp_path / "body"))
+    command("reveal", "policy", "one_person=true")
+    command("quarantine", "show", "1", "--reason", "INCIDENT", "--ticket", "OPS-1", "--output", str(tmp_path / "body"))
     assert json.loads((tmp_path / "body").read_text())["user_id"] == "user-7"

@@ -326,8 +326,11 @@ def test_transcripts_of_a_seal_key(command: Command, queue: Queue, login_databas
         hint="see `coatcheck keys list` for those that it keeps",
     )  # fmt: skip
     shown = command.folder / "body"
-    command("quarantine", "show", "1", "--output", str(shown))
-    assert shown.read_text() == "no json"
+    command("reveal", "policy", "one_person=true")
+    command("quarantine", "show", "1", "--reason", "INCIDENT", "--ticket", "OPS-1", "--output", str(shown))
+    assert shown.read_text() == "no json\n"
     trail = login_database.execute("SELECT event, detail FROM coatcheck.audit ORDER BY seq")
-    assert [event for event, _ in trail][-1] == "seal key retirement asked"
+    assert [event for event, _ in trail][-5:] == [
+        "seal key retirement asked", "policy changed", "reveal requested", "reveal opened", "reveal shown",
+    ]  # fmt: skip
     assert [json.loads(detail) for event, detail in trail if event == "seal key retired"] == [{"key": old}]

@@ -88,6 +88,7 @@ def show(  # noqa: PLR0917 - click passes them by name
     if asked.approvals:
         say_asked(asked.request_id, asked.approvals, break_glass=break_glass)
         return
+    terminal.note(f"request {asked.request_id}")
     show_originals(config, asked.request_id, output=output, as_json=False, bare=True)
 
 
