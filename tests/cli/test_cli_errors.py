@@ -103,7 +103,7 @@ def test_a_wrong_variable(alone: Alone, name: str, what: str) -> None:
         ("--config folder check", 2, "cannot read folder"),
         ("init --path nowhere/x.toml", 2, "cannot write nowhere/x.toml"),
         ("keys init --tenant a/b", 2, '"a/b" is no tenant'),
-        ("quarantine show 1", 4, "on a terminal only"),
+        ("quarantine show 1 --reason FRAUD --ticket INC-1", 4, "on a terminal only"),
         ("quarantine discard 1", 4, "erases bodies for good"),
         ("migrate", 3, "cannot connect to the database"),
         ("quarantine list", 3, "cannot connect to the database"),

@@ -75,7 +75,8 @@ def test_every_command_has_a_transcript() -> None:
     shown = {" ".join(shlex.split(step.command)[1:3]) for path in TRANSCRIPTS for step in steps(path)}
     for name in ("init", "check", "migrate", "run", "send", "status", "redrive", "keys init", "keys list",
                  "keys rotate", "keys retokenize", "keys retire", "keys rotate-seal", "keys rewrap",
-                 "keys retire-seal"):  # fmt: skip
+                 "keys retire-seal", "reveal request", "reveal approve", "reveal deny", "reveal open", "reveal list",
+                 "reveal policy", "find", "audit list", "audit verify"):  # fmt: skip
         assert any(line.startswith(name) for line in shown), name
     for name in ("list", "show", "retry", "discard"):
         assert any(line.startswith(f"quarantine {name}") for line in shown), name
