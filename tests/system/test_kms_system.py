@@ -79,6 +79,24 @@ def test_the_life_of_a_keyring(world: World, queue: Queue, bare_database: LoginD
     }, "no loader ever opens"  # fmt: skip
 
 
+def test_an_original_comes_back_by_who_may_decrypt(world: World, queue: Queue, bare_database: LoginDatabase) -> None:
+    world("rotator", "keys", "init")
+    world("loader", "migrate")
+    queue.send(logins(3))
+    world("loader", "run", "--drain")
+    world("revealer", "reveal", "policy", "one_person=true")
+    why = ("--reason", "FRAUD", "--ticket", "INC-1")
+    token = world("revealer", "find", "10.0.0.1", "--domain", "ip", *why).strip()
+    assert "request 1" in world("revealer", "reveal", "request", token, *why)
+    refused = world("loader", "reveal", "open", "1", "--output", "address", code=2)
+    assert "kms:Decrypt" in refused
+    assert not (world.command.folder / "address").exists()
+    assert world("revealer", "reveal", "open", "1", "--output", "address") == "wrote address\n"
+    assert (world.command.folder / "address").read_text() == f"{token}\t10.0.0.1\n"
+    found = bare_database.execute("SELECT event FROM coatcheck.audit ORDER BY seq")
+    assert [event for (event,) in found][-3:] == ["reveal opened", "reveal opened", "reveal shown"]
+
+
 def test_a_permission_that_is_missing_is_named(world: World) -> None:
     world("rotator", "keys", "init")
     world("loader", "migrate")
