@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
     ("custody",),
-    ("api", "app", "rotation"),
+    ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("worker", "supervisor", "terminal"),
     ("demo.*",),
     ("cli.*",),

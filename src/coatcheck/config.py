@@ -93,7 +93,10 @@ class KeysConfig(Section):
     private_key: SecretStr | None = Field(
         None, description="secret: the content of seal-private.pem, instead of the file in the folder (local)"
     )
-    passphrase: SecretStr | None = Field(None, description="secret: passphrase of the private key (local)")
+    audit_key: SecretStr | None = Field(
+        None, description="secret: the content of audit-private.pem, instead of the file in the folder"
+    )
+    passphrase: SecretStr | None = Field(None, description="secret: passphrase of the private keys (local, audit)")
     token_key: str = Field("", description="KMS key that wraps the token roots: ARN, id or alias (aws-kms)")
     vault_key: str = Field("", description="KMS key that wraps the data keys: ARN, id or alias (aws-kms)")
     region: str | None = Field(None, description="AWS region of KMS and Secrets Manager; default: the AWS SDK's search")
@@ -116,6 +119,21 @@ class VaultConfig(Section):
     )
     remember: int = Field(
         65_536, ge=2, le=10_000_000, description="tokens a worker remembers as kept, about 200 bytes each"
+    )
+
+
+class AuditConfig(Section):
+    """How checkpoints of the audit trail are made (`coatcheck audit checkpoint`)."""
+
+    checkpoint_to: str = Field(
+        "", description="where checkpoints are kept: a folder, a file, or s3://bucket/prefix; empty: standard output"
+    )
+    checkpoint_entries: int = Field(1000, ge=1, description="with --follow: entries after which there is another one")
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="with --follow: minutes after which there is another one, if there are new entries"
+    )
+    retain_days: int = Field(
+        3650, ge=1, le=36_500, description="days for which S3 lets nobody change or delete a checkpoint (Object Lock)"
     )
 
 
@@ -164,6 +182,7 @@ class Config(BaseSettings):
     ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="how a message is known again")
     keys: KeysConfig = Field(default_factory=KeysConfig, description="where the keys are")
     vault: VaultConfig = Field(default_factory=VaultConfig, description="how the originals of tokens are kept")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description="how checkpoints of the audit trail are made")
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")

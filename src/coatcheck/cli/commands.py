@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.audit import audit
+from coatcheck.cli.erase import erase
 from coatcheck.cli.keys import keys
 from coatcheck.cli.quarantine import quarantine
+from coatcheck.cli.reveal import find, reveal
 from coatcheck.cli.sections import Sections
 from coatcheck.version import __version__
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from coatcheck.pipeline.message import Counts
 
 # imports of what a command needs stand in the command: `--help` answers in 0.1 s
+_UP_TO_DATE = "nothing to do: the schema is up to date"
 
 
 class _Cli(Sections):
@@ -27,6 +31,12 @@ class _Cli(Sections):
         "Start here": ("demo", "init", "check", "migrate"),
         "The road": ("run", "send", "status"),
         "What went wrong": ("quarantine", "redrive"),
+        "Originals": (
+            "reveal",
+            "find",
+            "erase",
+            "audit",
+        ),
         "Keys": ("keys",),
     }
 
@@ -51,7 +61,11 @@ def cli(context: click.Context, file: str | None, verbose: bool) -> None:
 
 
 cli.add_command(quarantine)
+cli.add_command(reveal)
+cli.add_command(find)
+cli.add_command(erase)
 cli.add_command(keys)
+cli.add_command(audit)
 
 
 def configuration(context: click.Context) -> Config:
@@ -120,8 +134,20 @@ def migrate(context: click.Context, constrain: bool) -> None:
         terminal.out(f"added check {name} to {config.target.table}")
     if done.pruned:
         terminal.out(f"pruned {done.pruned} slots of the ledger")
-    if not (done.applied or done.created_table or done.constrained):
-        terminal.out("nothing to do: the schema is up to date")
+    for name in done.roles.created:
+        terminal.out(f"created role {name}")
+    if not (done.applied or done.created_table or done.constrained or done.roles.created):
+        changes = len(done.roles.granted)
+        terminal.out(f"made {changes:,} changes for coatcheck's roles" if changes else _UP_TO_DATE)
+    for statement in done.roles.refused:
+        terminal.warn(f"this user may not: {statement}")
+    if done.roles.refused:
+        terminal.note(
+            "coatcheck: hint: have an administrator run `coatcheck migrate`, or these statements in this database; "
+            "rows are loaded without them"
+        )
+    for statement in done.roles.busy:
+        terminal.warn(f"a table in use holds up, until `coatcheck migrate` runs again: {statement}")
 
 
 @cli.command()

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,9 +85,23 @@ def write_key_folder(folder: Path, files: dict[str, tuple[int, bytes]]) -> tuple
     They are on the disk on return; if one cannot be written, none is left. Never overwrites. Raises
     ConfigError.
     """
+    return _write_all(folder, files, _make_folder)
+
+
+def add_key_files(folder: Path, files: dict[str, tuple[int, bytes]]) -> tuple[Path, ...]:
+    """As write_key_folder, but into a folder that may hold other files already. Raises ConfigError."""
+    for path in (folder / name for name in files):
+        if os.path.lexists(path):
+            raise ConfigError(
+                f"the key file {path} exists", hint="keys are never overwritten: use the one that is there"
+            )
+    return _write_all(folder, files, lambda folder: folder.mkdir(mode=_FOLDER, parents=True, exist_ok=True))
+
+
+def _write_all(folder: Path, files: dict[str, tuple[int, bytes]], make: Callable[[Path], None]) -> tuple[Path, ...]:
     written: list[Path] = []
     try:
-        _make_folder(folder)
+        make(folder)
         for name, (mode, data) in files.items():
             _write_new(folder / name, mode, data, written)
         _sync_folder(folder)

@@ -121,13 +121,14 @@ def passphrase_or_variable(given: str | None) -> str | None:
 
 def clear_warnings(folder: Path, passphrase: str | None) -> tuple[str, ...]:
     """Return what to tell a user whose private key was written without a passphrase."""
+    return clear_warning(folder / SEAL_PRIVATE, passphrase, "open every sealed value; keep it off the hosts that load")
+
+
+def clear_warning(path: Path, passphrase: str | None, harm: str) -> tuple[str, ...]:
+    """Return, if there is no passphrase, that the private key `path` is in clear, and what its reader can do."""
     if passphrase:
         return ()
-    text = (
-        f"{folder / SEAL_PRIVATE} is stored in clear, as {PASSPHRASE_VARIABLE} is not set: "
-        "whoever reads it can open every sealed value; keep it off the hosts that load"
-    )
-    return (text,)
+    return (f"{path} is stored in clear, as {PASSPHRASE_VARIABLE} is not set: whoever reads it can {harm}",)
 
 
 class LocalLoaderKeys:

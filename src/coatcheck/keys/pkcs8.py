@@ -1,4 +1,4 @@
-"""The private half of the seal key as a PKCS#8 PEM file (RFC 5958), encrypted with a passphrase or in clear.
+"""Private keys (the seal key, the audit key) as PKCS#8 PEM files (RFC 5958), encrypted with a passphrase or in clear.
 
 The encryption is PBES2 (RFC 8018) with scrypt (RFC 7914) and AES-256-CBC, built here: `cryptography` would
 write PBKDF2 with 2,048 rounds, which a graphics card tries millions of times a second. Any OpenSSL >= 1.1
@@ -11,8 +11,10 @@ import base64
 import os
 import re
 import textwrap
+from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -41,15 +43,23 @@ _SCRYPT = bytes.fromhex("2b06010401da47040b")  # 1.3.6.1.4.1.11591.4.11
 _HEAD = re.compile(rb"(?=-----BEGIN )")
 _AES256_CBC = bytes.fromhex("60864801650304012a")  # 2.16.840.1.101.3.4.1.42
 
+Private = TypeVar("Private", X25519PrivateKey, Ed25519PrivateKey)
 
-def write_private(key: X25519PrivateKey, passphrase: str | None) -> bytes:
+
+def write_private(key: X25519PrivateKey | Ed25519PrivateKey, passphrase: str | None) -> bytes:
     """Return `key` as PEM, encrypted if there is a passphrase."""
     der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return _pem(_ENCRYPTED, _encrypt(der, passphrase)) if passphrase else _pem(_CLEAR, der)
 
 
 def read_private(pem: bytes, passphrase: str | None, *, name: str) -> X25519PrivateKey:
-    """Return the key in `pem` (one in clear needs no passphrase). Raises ConfigError, which tells `name`."""
+    """Return the X25519 key in `pem`. Raises as read_private_of."""
+    kind = X25519PrivateKey
+    return read_private_of(kind, pem, passphrase, name=name)  # type: ignore[type-abstract]  # asked for isinstance, never made
+
+
+def read_private_of(kind: type[Private], pem: bytes, passphrase: str | None, *, name: str) -> Private:
+    """Return the key of `kind` in `pem` (one in clear needs no passphrase). Raises ConfigError, which tells `name`."""
     encrypted = f"BEGIN {_ENCRYPTED}-".encode() in pem
     if encrypted and not passphrase:
         raise ConfigError(f"{name} is encrypted and there is no passphrase", hint="set COATCHECK_KEYS__PASSPHRASE")
@@ -58,14 +68,15 @@ def read_private(pem: bytes, passphrase: str | None, *, name: str) -> X25519Priv
         key = load_pem_private_key(pem, password)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if isinstance(key, X25519PrivateKey):
+    if isinstance(key, kind):
         return key
     if encrypted:
         raise ConfigError(
             f"{name} does not open: the passphrase is another, or the file is damaged",
             hint="check COATCHECK_KEYS__PASSPHRASE, or bring it back from a backup",
         )
-    raise ConfigError(f"{name} is damaged or holds no X25519 key", hint="bring it back from a backup")
+    curve = kind.__name__.removesuffix("PrivateKey")
+    raise ConfigError(f"{name} is damaged or holds no {curve} key", hint="bring it back from a backup")
 
 
 def split_pem(text: bytes) -> list[bytes]:
@@ -95,7 +106,7 @@ def _encrypt(der: bytes, passphrase: str) -> bytes:
 
 
 def _der(tag: int, *parts: bytes) -> bytes:
-    """Return one DER element (X.690); an X25519 key never makes one of over 255 bytes."""
+    """Return one DER element (X.690); a key of 32 bytes never makes one of over 255."""
     body = b"".join(parts)
     length = bytes([len(body)]) if len(body) < _LONG else bytes([0x81, len(body)])
     return bytes([tag]) + length + body
