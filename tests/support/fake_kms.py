@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 CANARY = "canary-of-the-server"
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
-ROLES = ("loader", "revealer", "rotator", "eraser")
+ROLES = ("loader", "revealer", "rotator", "eraser", "auditor")
 Policy = dict[str, Any]
 
 

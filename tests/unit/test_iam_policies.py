@@ -15,12 +15,15 @@ SOURCE = Path(__file__).parents[2] / "src" / "coatcheck"
 KMS = "arn:aws:kms:eu-west-1:111122223333:key/"
 TOKEN, VAULT, NEW_VAULT, OTHER = (KMS + name for name in ("token", "vault", "new-vault", "other"))
 QUEUE, DEAD = (f"arn:aws:sqs:eu-west-1:111122223333:{name}" for name in ("logins", "logins-dead"))
+BUCKET = "arn:aws:s3:::checkpoints"
 PLACES = {
     "TokenKeyArn": TOKEN,
     "VaultKeyArn": VAULT,
     "NewVaultKeyArn": NEW_VAULT,
     "QueueArn": QUEUE,
     "DeadLetterQueueArn": DEAD,
+    "CheckpointBucketArn": BUCKET,
+    "CheckpointObjectsArn": f"{BUCKET}/trail/*",
 }
 ROOT, LEDGER, DATA = "token-root", "ledger-root", "data-key"
 PURPOSES = (ROOT, LEDGER, DATA)
@@ -44,6 +47,7 @@ MAY: dict[str, set[tuple[str, str, str]]] = {
         ),
     },
     "eraser": set(),
+    "auditor": set(),
 }
 """All of KMS's cryptography that a role may do: operation, key, purpose."""
 
@@ -52,6 +56,7 @@ ADMINISTER: dict[str, set[tuple[str, str]]] = {
     "revealer": set(),
     "rotator": {("DescribeKey", VAULT), ("DescribeKey", NEW_VAULT)},
     "eraser": {("DescribeKey", VAULT), ("DisableKey", VAULT), ("ScheduleKeyDeletion", VAULT)},
+    "auditor": set(),
 }
 """All of KMS's other operations that it may do."""
 
@@ -143,11 +148,25 @@ def test_the_loader_may_do_with_queues_what_the_code_asks_for() -> None:
     assert not may["*"]
 
 
-@pytest.mark.parametrize("name", ["revealer", "rotator", "eraser"])
+@pytest.mark.parametrize("name", ["revealer", "rotator", "eraser", "auditor"])
 def test_the_others_have_nothing_to_do_with_queues(name: str) -> None:
     document = role(name)
     assert not actions(document, "sqs:")
     assert not any(allowed(document, f"sqs:{action}", place) for action in operations("sqs") for place in (QUEUE, DEAD))
+
+
+def test_the_auditor_keeps_checkpoints_and_removes_none() -> None:
+    """Whatever else it is given: a delete marker would hide the newest checkpoint."""
+    asked = asked_for([SOURCE / "vault" / "notes_s3.py"], "s3")
+    assert asked == {"ListObjectsV2", "GetObject", "PutObject"}
+    document, note = role("auditor"), f"{BUCKET}/trail/00000000000000000007"
+    assert actions(document, "s3:") == {"ListBucket", "GetObject", "PutObject", "PutObjectRetention"}
+    assert allowed(document, "s3:ListBucket", BUCKET)
+    assert all(allowed(document, f"s3:{action}", note) for action in ("GetObject", "PutObject", "PutObjectRetention"))
+    assert not allowed(document, "s3:PutObject", f"{BUCKET}/elsewhere")
+    document["Statement"].append({"Sid": "Careless", "Effect": "Allow", "Action": "s3:*", "Resource": "*"})
+    for action in ("DeleteObject", "DeleteObjectVersion", "BypassGovernanceRetention"):
+        assert not allowed(document, f"s3:{action}", note)
 
 
 def test_every_request_to_kms_in_the_code_is_allowed_to_somebody() -> None:

@@ -8,6 +8,27 @@ CREATE FUNCTION coatcheck.clock() RETURNS timestamptz
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT clock_timestamp() $$;
 
+-- As before, but with the time taken in turn: entries of several sessions do not go back in time.
+CREATE OR REPLACE FUNCTION coatcheck.audit_append(event text, detail text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    head   coatcheck.audit;
+    number bigint;
+    now_us bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(x'636f6176'::int);
+    now_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    SELECT * INTO head FROM coatcheck.audit ORDER BY seq DESC LIMIT 1;
+    number := coalesce(head.seq, 0) + 1;
+    INSERT INTO coatcheck.audit (seq, at_us, actor, event, detail, hash)
+    VALUES (number, now_us, session_user, event, detail,
+            coatcheck.audit_hash(coalesce(head.hash, decode(repeat('00', 32), 'hex')), number, now_us, session_user,
+                                 event, detail));
+    RETURN number;
+END
+$$;
+
 -- What the desk allows; one row, changed by coatcheck.set_policy only.
 CREATE TABLE coatcheck.policy (
     one_row         boolean PRIMARY KEY DEFAULT true CHECK (one_row),
