@@ -44,6 +44,7 @@ _HINTS = {
     _NOT_OPEN: "begin with `coatcheck reveal open`, which puts it on the trail; an opening lasts minutes",
     _NOT_OVER: "an epoch in which originals may still be stored stays",
     "42P01": "run `coatcheck migrate` (safe while workers run)",
+    "42883": "run `coatcheck migrate` (safe while workers run)",
     "42703": "the table differs from [columns]; `coatcheck check` shows how",
     "42804": "the table differs from [columns]; `coatcheck check` shows how",
     "3F000": "run `coatcheck migrate` (safe while workers run)",

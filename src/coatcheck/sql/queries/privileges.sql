@@ -8,7 +8,7 @@ WITH needed (verb, schema, name) AS (
            ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration'),
            ('INSERT', 'coatcheck', 'vault'), ('INSERT', 'coatcheck', 'alias'),
            ('INSERT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'token_key'),
-           ('INSERT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'form')
+           ('INSERT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'erased')
 )
 SELECT 'USAGE', format('SCHEMA %%I', nspname)
 FROM pg_namespace
@@ -17,6 +17,13 @@ UNION ALL
 SELECT verb, format('%%I.%%I', schema, name)
 FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
 WHERE NOT has_table_privilege(c.oid, verb)
+UNION ALL
+SELECT 'USAGE', format('SEQUENCE %%I.%%I', sn.nspname, s.relname)  -- of a serial column
+FROM needed JOIN pg_namespace AS n ON n.nspname = schema JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = name
+JOIN pg_depend AS d
+     ON (d.refclassid, d.refobjid, d.classid, d.deptype) = ('pg_class'::regclass, c.oid, 'pg_class'::regclass, 'a')
+JOIN pg_class AS s ON s.oid = d.objid JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
+WHERE verb = 'INSERT' AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
 UNION ALL
 SELECT 'EXECUTE', 'FUNCTION coatcheck.using_key(text)'
 FROM pg_proc AS p JOIN pg_namespace AS n ON pronamespace = n.oid AND nspname = 'coatcheck' AND proname = 'using_key'

@@ -1,0 +1,2 @@
+-- Erase the originals of an epoch.
+SELECT entries, data_keys, young, keks FROM coatcheck.erase_epoch(%(epoch)s::integer)

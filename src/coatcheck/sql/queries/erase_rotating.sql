@@ -1,0 +1,2 @@
+-- Whether a rotation has aliases.
+SELECT EXISTS (SELECT FROM coatcheck.alias)
