@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:  # `python -m pytest` has it there, `pytest` does not
     sys.path.insert(0, ROOT)
 
-pytest_plugins = ["tests.support.fix_postgres", "tests.support.fix_servers", "tests.support.fix_sqs"]
+pytest_plugins = [
+    "tests.support.fix_postgres",
+    "tests.support.fix_servers",
+    "tests.support.fix_sqs",
+    "tests.support.fix_versions",
+    "tests.support.fix_desk",
+]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto` is three workers on two cores: half of the time of a test is a wait. `-n logical` is one a core."""
+    if config.option.numprocesses != "auto" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2

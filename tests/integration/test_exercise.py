@@ -88,12 +88,6 @@ def messages() -> Bodies:
     return bodies
 
 
-@pytest.fixture(scope="module")
-def localstack() -> Iterator[LocalStackServer]:
-    with LocalStackServer() as server:
-        yield server
-
-
 @pytest.fixture(params=[EMBEDDED, LOCALSTACK])
 def login_queue(request: pytest.FixtureRequest) -> Iterator[LoginQueue]:
     server: SqsServer | LocalStackServer = request.getfixturevalue(request.param)

@@ -83,12 +83,6 @@ def account(sqs: SqsServer, tmp_path: Path) -> Iterator[Account]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def localstack() -> Iterator[LocalStackServer]:
-    with LocalStackServer(services="sqs,kms") as server:
-        yield server
-
-
 @pytest.fixture
 def strict(localstack: LocalStackServer, tmp_path: Path) -> Iterator[Account]:
     made = Account(localstack.url, tmp_path)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from tests.support.fix_postgres import (
     EVENTS,
+    MAY_READ,
     TABLE,
     Database,
     batch,
@@ -42,6 +43,13 @@ CREATE TABLE IF NOT EXISTS user_logins(
 NAMES = tuple(name for _, name, _ in migrations())
 
 
+SHAPE = """
+SELECT c.oid::int, relfilenode::int, attname, format_type(atttypid, atttypmod), attnotnull, atthasdef, relchecks
+FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE c.oid = 'user_logins'::regclass ORDER BY attnum
+"""
+"""Everything about the exercise's table but who may do what with it."""
+
+
 def logins() -> tuple[Any, ...]:
     return Config().plan()
 
@@ -58,9 +66,10 @@ def whats(database: Database | str, table: str = TABLE, columns: Any = EVENTS) -
 
 
 def test_an_empty_database(empty_database: Database) -> None:
-    assert migrate(empty_database.dsn, TABLE, EVENTS) == Migrated(NAMES, created_table=True)
+    done = migrate(empty_database.dsn, TABLE, EVENTS)
+    assert (done.applied, done.created_table) == (NAMES, True)
     state = inspect(empty_database.dsn, TABLE, EVENTS)
-    assert (state.version, state.findings) == (newest(), ())
+    assert (state.version, [finding.what for finding in state.findings]) == (newest(), [MAY_READ])
     assert state.server.startswith("PostgreSQL ")
     verify(empty_database.dsn, TABLE, EVENTS)
     assert write(postgres_sink(empty_database), batch(rows(1), [reject(2)])) == [Outcome(loaded=1, quarantined=1)]
@@ -85,7 +94,11 @@ def test_several_at_once(empty_database: Database, isolation: str) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         results = sorted(pool.map(one, range(4)), key=lambda done: done.applied)
-    assert results == [Migrated()] * 3 + [Migrated(NAMES, created_table=True)]
+    assert [(done.applied, done.created_table) for done in results] == [((), False)] * 3 + [(NAMES, True)]
+    assert [(done.roles.refused, done.roles.busy) for done in results] == [((), ())] * 4
+    granted = [statement for done in results for statement in done.roles.granted]
+    assert len(granted) == len(set(granted))
+    assert migrate(empty_database.dsn, TABLE, EVENTS) == Migrated()
     assert empty_database.count("coatcheck.migration") == len(NAMES)
 
 
@@ -111,19 +124,14 @@ def test_a_table_of_the_users_is_left_as_it_is(empty_database: Database) -> None
     """The exercise's own table, with a row in it."""
     empty_database.execute(EXERCISE)
     empty_database.execute("INSERT INTO user_logins (user_id) VALUES ('theirs')")
-    before = empty_database.value(
-        "SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass"
-    )
+    before = empty_database.execute(SHAPE)
     done = migrate(empty_database.dsn, "user_logins", logins())
     assert (done.applied, done.created_table) == (NAMES, False)
     assert whats(empty_database, "user_logins", logins()) == []
     sink = postgres_sink(empty_database, logins(), table="user_logins")
     values = ("user", "ios", "pt1_ip_k1_" + "0" * 40, "pt1_device_k1_" + "1" * 40, None, 2_003_000, date(2026, 1, 2))
     assert write(sink, batch([row(1, *values)])) == [Outcome(loaded=1)]
-    after = empty_database.value(
-        "SELECT array_agg(xmin::text) FROM pg_attribute WHERE attrelid = 'user_logins'::regclass"
-    )
-    assert after == before
+    assert empty_database.execute(SHAPE) == before
     assert empty_database.execute("SELECT * FROM user_logins ORDER BY user_id")[1] == values
 
 
@@ -190,10 +198,12 @@ def test_migrations_apply_one_after_another(empty_database: Database, monkeypatc
 def test_an_owner_who_is_no_superuser(empty_database: Database) -> None:
     """As in every managed PostgreSQL."""
     dsn = empty_database.role(f"CREATE ON DATABASE {empty_database.name}", "CREATE ON SCHEMA public")
-    assert migrate(dsn, TABLE, EVENTS) == Migrated(NAMES, created_table=True)
+    done = migrate(dsn, TABLE, EVENTS)
+    assert (done.applied, done.created_table) == (NAMES, True)
     verify(dsn, TABLE, EVENTS)
     assert write(postgres_sink(dsn), batch(rows(1), [reject(2)])) == [Outcome(loaded=1, quarantined=1)]
-    assert migrate(dsn, TABLE, EVENTS) == Migrated()
+    again = migrate(dsn, TABLE, EVENTS)
+    assert (again.applied, again.roles.granted, again.roles.refused) == ((), (), done.roles.refused)
 
 
 def test_a_role_that_may_create_nothing(empty_database: Database) -> None:
@@ -227,6 +237,7 @@ LEAST = {
     "INSERT ON coatcheck.alias": ["INSERT on coatcheck.alias"],
     "INSERT, SELECT ON coatcheck.token_key": ["INSERT on coatcheck.token_key", "SELECT on coatcheck.token_key"],
     "INSERT, SELECT ON coatcheck.form": ["INSERT on coatcheck.form", "SELECT on coatcheck.form"],
+    "SELECT ON coatcheck.erased": ["SELECT on coatcheck.erased"],
     "EXECUTE ON FUNCTION coatcheck.using_key": ["EXECUTE on FUNCTION coatcheck.using_key(text)"],
 }
 
@@ -293,7 +304,7 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
             "INSERT on public.user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
             "INSERT on coatcheck.quarantine", "INSERT on coatcheck.batch", "INSERT on coatcheck.vault",
             "INSERT on coatcheck.alias", "INSERT on coatcheck.token_key", "SELECT on coatcheck.token_key",
-            "INSERT on coatcheck.form", "SELECT on coatcheck.form",
+            "INSERT on coatcheck.form", "SELECT on coatcheck.form", "SELECT on coatcheck.erased",
             "EXECUTE on FUNCTION coatcheck.using_key(text)",
         )),
     }  # fmt: skip

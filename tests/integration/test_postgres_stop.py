@@ -38,7 +38,7 @@ BROKEN = {
     "42703 column": ("ALTER TABLE events DROP number", "42703", "check"),
     "42703 own column": ("ALTER TABLE coatcheck.quarantine DROP detail", "42703", "check"),
     "42804 type": ("ALTER TABLE events ALTER number TYPE date USING NULL", "42804", "check"),
-    "42883 trigger": (TRIGGER % "PERFORM no_such(NEW.name)", "42883", "appendix A"),
+    "42883 trigger": (TRIGGER % "PERFORM no_such(NEW.name)", "42883", "migrate"),
     "45000 trigger": (TRIGGER % "RAISE '%', NEW.name USING ERRCODE = '45000'", "45000", "appendix A"),
 }
 
@@ -91,6 +91,7 @@ GRANTS = (
     "INSERT ON coatcheck.alias",
     "INSERT, SELECT ON coatcheck.token_key",
     "INSERT, SELECT ON coatcheck.form",
+    "SELECT ON coatcheck.erased",
     "EXECUTE ON FUNCTION coatcheck.using_key",
 )
 """All that a loader needs; docs and `check` say so."""

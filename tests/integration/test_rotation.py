@@ -854,6 +854,7 @@ def test_rewrapping_touches_nothing_else(bare_database: LoginDatabase, config: C
     assert events(bare_database) == [
         *["data keys rewrapped"] * 2,
         *["seal key retirement asked", "seal key retired"],
+        "quarantine retry opened",
     ]
 
 

@@ -6,14 +6,18 @@ tests that miss one are skipped with a word. Standard library only, because it r
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-PACKAGES = {"pgbouncer": "pgbouncer"}
-"""Package -> the program it brings."""
+PACKAGES = {"pgbouncer": "pgbouncer", "postgresql": "/usr/lib/postgresql/*/bin/postgres"}
+"""Package -> the program it brings. `postgresql` is the version of the distribution: 15 in Debian 12."""
 
+CLUSTERS = Path("/etc/postgresql-common/createcluster.conf")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 LIMIT_S = 180.0
 QUIETLY = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # no questions, and no service is started
@@ -21,7 +25,17 @@ QUIETLY = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # no questions
 
 def missing() -> list[str]:
     """Return the packages whose program is not there."""
-    return [package for package, program in PACKAGES.items() if shutil.which(program, path=PATH) is None]
+    return [
+        package
+        for package, program in PACKAGES.items()
+        if not (glob.glob(program) if "/" in program else shutil.which(program, path=PATH))  # noqa: PTH207 - a whole path
+    ]
+
+
+def without_cluster(settings: str) -> str:
+    """Return the settings of postgresql-common, so that its packages bring programs and make no database."""
+    others = re.sub(r"(?m)^#?\s*create_main_cluster\b.*\n?", "", settings)
+    return f"{others}create_main_cluster = false\n"
 
 
 def install(packages: list[str]) -> str:
@@ -31,8 +45,12 @@ def install(packages: list[str]) -> str:
         return "no apt-get here"
     if os.geteuid() != 0:
         return f"not root; by hand: apt-get install {' '.join(packages)}"
-    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+    first = ["postgresql-common"] if "postgresql" in packages else []
+    for step in ([], first, packages):
+        arguments = ["install", "--yes", "--no-install-recommends", *step] if step else ["update"]
         try:
+            if step is packages and first:
+                CLUSTERS.write_text(without_cluster(CLUSTERS.read_text()))
             subprocess.run(
                 [apt, "--quiet", *arguments],
                 check=True, capture_output=True, timeout=LIMIT_S, env=os.environ | QUIETLY,

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from tests.support.fix_postgres import Database
+from tests.support.localstack_server import LocalStackServer
 from tests.support.process import Command, Done, environment
 
 from coatcheck import cli
@@ -25,6 +27,8 @@ from coatcheck.demo.servers import PostgresServer, SqsServer
 _numbers = itertools.count()
 _TEMPLATE = "logins"
 _AMAZON = "application/x-amz-json-1.0"
+_IDLE_S = 30.0
+"""After so long a connection is opened anew: the embedded server closes one after 75 s, which a busy machine takes."""
 
 
 class Queue:
@@ -35,13 +39,17 @@ class Queue:
         self.url = f"{endpoint}/000000000000/{name}"
         self.arn = f"arn:aws:sqs:us-east-1:000000000000:{name}"
         self._connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
+        self._used_at = time.monotonic()
 
     def call(self, operation: str, **request: object) -> Any:
         """Send one request and return its answer."""
+        if time.monotonic() - self._used_at > _IDLE_S:
+            self._connection.close()
         headers = {"Content-Type": _AMAZON, "X-Amz-Target": f"AmazonSQS.{operation}"}
         self._connection.request("POST", "/", json.dumps(request), headers)
         response = self._connection.getresponse()
         body = response.read()
+        self._used_at = time.monotonic()
         assert response.status == http.client.OK, (operation, body)
         return json.loads(body or b"{}")
 
@@ -178,6 +186,13 @@ BAD = '{"type": "heartbeat", "number": %d}'
 def sqs() -> Iterator[SqsServer]:
     """The SQS server of this worker."""
     with SqsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def localstack() -> Iterator[LocalStackServer]:
+    """The one LocalStack of all tests, which are in the group `localstack`: it takes seconds to start."""
+    with LocalStackServer(services="sqs,kms") as server:
         yield server
 
 

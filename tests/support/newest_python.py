@@ -31,8 +31,8 @@ def main() -> int:
         _install(python, environment)
         stamp.touch()
     print(f"newest python: {name}", flush=True)  # noqa: T201
-    command = [str(environment / "bin" / "python"), "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", *SUITES]
-    return subprocess.run([*command, "-m", "not localstack"], cwd=ROOT, check=False).returncode
+    command = [str(environment / "bin" / "python"), "-m", "pytest", "-q", *SUITES, "-m", "not localstack"]
+    return subprocess.run([*command, "-n", "logical", "--dist", "loadgroup"], cwd=ROOT, check=False).returncode
 
 
 def _install(python: str, environment: Path) -> None:

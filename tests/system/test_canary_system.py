@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.fix_postgres import postgres
 from tests.support.fix_servers import LoginDatabase, Queue, commanding, login
 from tests.support.process import Command, Running, wait_until
 
@@ -128,7 +129,7 @@ def test_the_search_finds() -> None:
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server that writes everything down, with a database to copy."""
-    with PostgresServer(options=TALKATIVE) as server:
+    with postgres(TALKATIVE) as server:
         template = LoginDatabase(server, "exposed")
         template.create("template1")
         Command(tmp_path_factory.mktemp("exposed"), {"DATABASE_URL": template.dsn})("migrate")

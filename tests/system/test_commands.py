@@ -154,6 +154,7 @@ def test_check_is_content_after_mending(
     assert set(findings(command, 1)) == {"keys error", "queue advice", "database error"}
     (own_keyring / "token-root.json").chmod(0o600)
     command("migrate")
+    command.environment["DATABASE_URL"] = bare_database.role("coatcheck_loader")
     with new_queue(sqs) as dead:
         queue.set(RedrivePolicy=json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 5}))
         assert findings(command, 0) == {}

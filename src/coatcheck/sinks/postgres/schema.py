@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,8 +86,21 @@ def migrate(
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
         with connection.transaction():
             pruned = connection.execute(query("prune")).fetchone()
-        made = roles.install(connection, table, columns)
+        with _turn(dsn):
+            made = roles.install(connection, table, columns)
     return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained, made)
+
+
+@contextmanager
+def _turn(dsn: str) -> Iterator[None]:
+    """Keep other migrations of this database out while one works in many transactions.
+
+    By a transaction on a connection of its own: a lock of a session would be lost, or stay, behind a pooler.
+    """
+    with connect(dsn) as connection, connection.transaction():
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        yield
 
 
 def _apply(connection: psycopg.Connection[Any]) -> list[str]:
@@ -116,6 +130,7 @@ def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
         for (grantee,) in connection.execute(query("table_readers"), _named(table)).fetchall():
             role = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
             connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_identifier(view), role))
+        roles.hand_over_view(connection, table, columns)
     return view
 
 
