@@ -70,8 +70,8 @@ def erase_tokens(config: Config, texts: Sequence[str], why: Why, progress: Progr
                 hint="copy it whole, as it stands in the table; a value is erased with --value and --domain",
             )
     with _eraser(config, progress) as eraser:
-        number = eraser.begin("token", why.reason, why.ticket, tokens=len(set(texts)))
-        return _finish(config, eraser, number, eraser.texts(texts), _touched(config, texts))
+        eraser.begin("token", why.reason, why.ticket, tokens=len(set(texts)))
+        return _finish(config, eraser, eraser.texts(texts), _touched(config, texts))
 
 
 def erase_value(config: Config, domain: str, value: str, why: Why, progress: Progress = _silent) -> Erasure:
@@ -83,8 +83,8 @@ def erase_value(config: Config, domain: str, value: str, why: Why, progress: Pro
     keys = custody.loader_keys(config, role="revealer")
     with _eraser(config, progress) as eraser:
         texts = _texts(config, keys, domain, value)
-        number = eraser.begin("value", why.reason, why.ticket, domain=domain)
-        return _finish(config, eraser, number, eraser.texts(texts), _touched(config, texts))
+        eraser.begin("value", why.reason, why.ticket, domain=domain)
+        return _finish(config, eraser, eraser.texts(texts), _touched(config, texts))
 
 
 def _refuse_networks(config: Config, domain: str) -> None:
@@ -137,11 +137,11 @@ def erase_subject(config: Config, name: str, text: str, why: Why, progress: Prog
     """
     columns, subject = config.plan(), _subject(config, name, text)
     with _eraser(config, progress) as eraser:
-        number = eraser.begin("subject", why.reason, why.ticket, column=name)
+        eraser.begin("subject", why.reason, why.ticket, column=name)
         done = eraser.subject(subject)
         others = [c for c in columns if c.stored and not c.scheme and c.mask is not Mask.REDACT]
         rows, filled = eraser.rows_of(subject, others)
-        eraser.end(number, done.figures())
+        eraser.end(done.figures())
         return Erasure(done, (*remains.after_subject(columns, rows, filled, done.shared, done), *_any(eraser)))
 
 
@@ -199,16 +199,16 @@ def _as_sent(column: Column, text: str) -> object:
 def erase_epoch(config: Config, epoch: int, why: Why) -> Erasure:
     """Erase all originals of an epoch. Raises RefusedError: it is not over."""
     with _eraser(config) as eraser:
-        number = eraser.begin("epoch", why.reason, why.ticket, epoch=epoch)
+        eraser.begin("epoch", why.reason, why.ticket, epoch=epoch)
         ended = eraser.epoch(epoch)
-        eraser.end(number, {"entries": ended.entries, "data_keys": ended.data_keys})
+        eraser.end({"entries": ended.entries, "data_keys": ended.data_keys})
         return Erasure(
             ended, (*remains.after_epoch(ended, _DESTROYED[config.keys.provider]), *_any(eraser, backups=False))
         )
 
 
-def _finish(config: Config, eraser: Eraser, number: int, done: Erased, touched: Sequence[Column]) -> Erasure:
-    eraser.end(number, done.figures())
+def _finish(config: Config, eraser: Eraser, done: Erased, touched: Sequence[Column]) -> Erasure:
+    eraser.end(done.figures())
     left = remains.after_texts([c for c in config.plan() if c.stored], touched, done)
     return Erasure(done, (*left, *_any(eraser)))
 

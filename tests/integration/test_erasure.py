@@ -191,7 +191,7 @@ def test_a_token_goes_from_vault_and_rows(database: LoginDatabase, config: Confi
     assert "column net, which has the network of the address" in said(found)
     assert events(database) == [
         ("erasure begun", {"how": "token", "reason": "DSAR", "ticket": "INC-1", "tokens": 1}),
-        ("tokens erased", {"tokens": 1, "entries": 1, "aliases": 0, "named": 0}),
+        ("tokens erased", {"erasure": 1, "tokens": 1, "entries": 1, "aliases": 0, "named": 0}),
         ("erasure ended",
          {"erasure": 1, "texts": 1, "entries": 1, "named": 0, "shared": 0, "late": 0, "tombstones": 3}),
     ]  # fmt: skip
@@ -728,7 +728,7 @@ def test_an_epoch_goes_with_its_data_keys(
     assert rows(database) == before
     assert events(database)[:3] == [
         ("erasure begun", {"how": "epoch", "reason": "DSAR", "ticket": "INC-1", "epoch": 20251}),
-        ("epoch erased", {"epoch": 20251, "entries": 4, "data_keys": 1}),
+        ("epoch erased", {"erasure": 1, "epoch": 20251, "entries": 4, "data_keys": 1}),
         ("erasure ended", {"erasure": 1, "entries": 4, "data_keys": 1}),
     ]
     fill(config, 20251)  # a loader that comes late lands in the default partition
@@ -746,7 +746,7 @@ def test_an_epoch_that_is_not_over_stays(database: LoginDatabase, eraser: Config
 def test_an_epoch_in_use_is_left_alone(database: LoginDatabase, config: Config, eraser: Config) -> None:
     database.execute("SELECT coatcheck.make_epochs('{20251}')")
     fill(config, 20251)
-    database.execute("ALTER FUNCTION coatcheck.erase_epoch(integer) SET lock_timeout = '50ms'")
+    database.execute("ALTER FUNCTION coatcheck.erase_epoch(bigint, integer) SET lock_timeout = '50ms'")
     with database.session() as reader, reader.transaction():
         reader.execute("SELECT FROM coatcheck.vault")
         with pytest.raises(UnreachableError, match="nothing is erased"):
@@ -804,7 +804,8 @@ def test_who_lacks_a_privilege_is_told_before_anything_is_done(
     for what in (
         "USAGE ON SCHEMA coatcheck", f"SELECT ON public.{TABLE}",
         f"UPDATE (device, ip, net, phone, tag) ON public.{TABLE}", "SELECT ON coatcheck.alias",
-        "SELECT (state) ON coatcheck.quarantine", "EXECUTE ON FUNCTION coatcheck.erase_tokens(tokens text[])",
+        "SELECT (state) ON coatcheck.quarantine",
+        "EXECUTE ON FUNCTION coatcheck.erase_tokens(erasure_id bigint, tokens text[])",
     ):  # fmt: skip
         assert what in caught.value.message
     database.execute(f"REVOKE UPDATE (ip) ON {TABLE} FROM coatcheck_eraser")

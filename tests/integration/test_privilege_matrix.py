@@ -35,7 +35,7 @@ ledger_*             siudtrg -      -        -       -        -        -       -
 data_key             siudtrg i      i        -       -        -        -       -      si      -
 quarantine           siudtrg i      i        -       -        -        -       -      -       -
 batch                siudtrg i      si       -       -        -        -       -      -       -
-token_key            siudtrg si     si       -       -        -        -       s      si      -
+token_key            siudtrg s      s        -       -        -        -       s      s       -
 form                 siudtrg si     si       -       s        -        -       s      si      -
 vault                siudtrg i      i        -       -        -        -       -      sid     -
 vault_*              siudtrg -      -        -       -        -        -       -      -       -
@@ -57,6 +57,9 @@ COLUMNS = {
         "quarantined_at", "state", "attempts", "resolved_at", "resolved_by",
     },
     ("operator", "quarantine", "UPDATE"): {"reason", "detail", "state", "attempts", "resolved_at", "resolved_by"},
+    ("loader", "token_key", "INSERT"): {"kid", "fingerprint"},
+    ("operator", "token_key", "INSERT"): {"kid", "fingerprint"},
+    ("rotator", "token_key", "INSERT"): {"kid", "fingerprint"},
     ("eraser", "quarantine", "SELECT"): {"quarantine_id", "state"},
     ("eraser", TABLE, "UPDATE"): {"masked_ip", "masked_device_id"},
     ("rotator", TABLE, "UPDATE"): {"masked_ip", "masked_device_id"},
@@ -92,17 +95,18 @@ FUNCTIONS = {
     "retry_fetch(bigint,bigint,integer)": {"operator"},
     "quarantine_discard(bigint[],text)": {"operator"},
     "only_figures(jsonb)": set(),
+    "require_erasure(bigint)": set(),
     "erase_begin(text,text,text,jsonb)": {"eraser"},
-    "erase_tokens(text[])": {"eraser"},
+    "erase_tokens(bigint,text[])": {"eraser"},
     "erase_end(bigint,jsonb)": {"eraser"},
-    "erase_epoch(integer)": {"eraser"},
+    "erase_epoch(bigint,integer)": {"eraser"},
 }
 """Who may execute what, beside the owner."""
 
 AS_THE_CALLER = {
     "framed(text[])", "audit_hash(bytea,bigint,bigint,text,text,text)", "clock()", "record(text,jsonb)",
     "unreasonable(text,text)", "reveal_state(coatcheck.reveal_request,timestamp with time zone)",
-    "require_open(bigint)", "only_figures(jsonb)",
+    "require_open(bigint)", "only_figures(jsonb)", "require_erasure(bigint)",
 }  # fmt: skip
 """The functions that give no rights away; all others run as the owner."""
 
@@ -270,8 +274,8 @@ FETCH = [
 ]
 APPROVE = ["SELECT coatcheck.reveal_approve(1)", "INSERT INTO coatcheck.reveal_approval VALUES (1, 'a', now())"]
 ERASE = [
-    "SELECT coatcheck.erase_tokens('{a}')",
-    "SELECT coatcheck.erase_epoch(2020)",
+    "SELECT coatcheck.erase_tokens(1, '{a}')",
+    "SELECT coatcheck.erase_epoch(1, 2020)",
     "DELETE FROM coatcheck.vault",
     "UPDATE coatcheck.erased SET erasures = 0",
 ]
@@ -424,8 +428,9 @@ TRIED = {
     "coatcheck_approver": ["SELECT coatcheck.reveal_approve(1)", "SELECT coatcheck.reveal_deny(1)"],
     "coatcheck_rotator": ["SELECT coatcheck.key_event('key retired', '{}')"],
     "coatcheck_eraser": [
-        "SELECT coatcheck.erase_begin('token', 'DSAR', 'CASE-1', '{}')", "SELECT coatcheck.erase_tokens('{a}')",
-        "SELECT coatcheck.erase_end(1, '{}')", "SELECT coatcheck.erase_epoch(2020)",
+        "SELECT coatcheck.erase_begin('token', 'DSAR', 'CASE-1', '{}')",
+        "SELECT coatcheck.erase_tokens(BEGUN, '{a}')", "SELECT coatcheck.erase_end(BEGUN, '{}')",
+        "SELECT coatcheck.erase_epoch(BEGUN, 2020)",
     ],
     "coatcheck_owner": ["SELECT coatcheck.set_policy('one_person', 'false')"],
 }  # fmt: skip
@@ -441,7 +446,8 @@ def test_objects_named_like_ours_are_not_taken(migrated: LoginDatabase) -> None:
             connection.execute(SHADOWS.encode())
             assert refusal(connection, "SELECT clock_timestamp()") == SPRUNG
             for statement in statements:
-                connection.execute(statement.encode())
+                begun = migrated.value("SELECT max(seq) FROM coatcheck.audit WHERE event = 'erasure begun'")
+                connection.execute(statement.replace("BEGUN", str(begun)).encode())
     before = bytes(32)
     for seq, at_us, actor, event, detail, digest in migrated.execute("SELECT * FROM coatcheck.audit ORDER BY seq"):
         [(before,)] = migrated.execute(

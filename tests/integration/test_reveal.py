@@ -695,7 +695,8 @@ def test_a_discard_is_on_record(database: LoginDatabase, people: People) -> None
 def test_a_running_loader_stores_again_what_was_erased(database: LoginDatabase, config: Config, keyring: Path) -> None:
     with Loader(config) as loader:
         loader.load(event(1))
-        database.execute("SELECT coatcheck.erase_tokens(%s)", devices(config, first=1))
+        number = database.value("SELECT erasure_id FROM coatcheck.erase_begin('token', 'DSAR', 'INC-1', '{}')")
+        database.execute("SELECT coatcheck.erase_tokens(%s, %s)", number, devices(config, first=1))
         loader.load(event(2))  # tells of the erasure
         loader.load(event(1))
     assert (devices(config, first=1)[0], NOW()) in originals(database, keyring)

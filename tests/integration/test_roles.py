@@ -455,7 +455,7 @@ def test_what_the_command_says_of_roles(roleless: tuple[LoginDatabase, ...], alo
     assert said.err == ""
     assert alone("migrate", DATABASE_URL=database.dsn).out == "nothing to do: the schema is up to date\n"
     database.execute("REVOKE INSERT ON coatcheck.vault FROM coatcheck_loader")
-    assert alone("migrate", DATABASE_URL=database.dsn).out == "made 1 changes for coatcheck's roles\n"
+    assert alone("migrate", DATABASE_URL=database.dsn).out == "changes made to coatcheck's roles: 1\n"
     assert alone("migrate", DATABASE_URL=database.dsn).out == "nothing to do: the schema is up to date\n"
 
 

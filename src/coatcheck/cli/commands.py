@@ -138,7 +138,7 @@ def migrate(context: click.Context, constrain: bool) -> None:
         terminal.out(f"created role {name}")
     if not (done.applied or done.created_table or done.constrained or done.roles.created):
         changes = len(done.roles.granted)
-        terminal.out(f"made {changes:,} changes for coatcheck's roles" if changes else _UP_TO_DATE)
+        terminal.out(f"changes made to coatcheck's roles: {changes:,}" if changes else _UP_TO_DATE)
     for statement in done.roles.refused:
         terminal.warn(f"this user may not: {statement}")
     if done.roles.refused:

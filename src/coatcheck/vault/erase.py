@@ -123,19 +123,20 @@ class Eraser:
         self._connection, self._progress = connection, progress
         self._target = sql.Identifier(*table.split("."))
         self._keyed = [column for column in columns if column.stored and column.scheme]
+        self._number = 0
 
-    def begin(self, how: str, reason: str, ticket: str, **figures: object) -> int:
-        """Put the beginning on the audit trail; return the number of its entry."""
+    def begin(self, how: str, reason: str, ticket: str, **figures: object) -> None:
+        """Put the beginning on the audit trail: without it the database erases nothing."""
         at = {"how": how, "reason": reason, "ticket": ticket, "figures": json.dumps(figures)}
         with translated("begin the erasure"):
             number, refusal = self._execute(query("erase_begin"), at).fetchone() or (0, None)
         refuse(refusal)
-        return int(number)
+        self._number = int(number)
 
-    def end(self, number: int, figures: Mapping[str, int]) -> None:
+    def end(self, figures: Mapping[str, int]) -> None:
         """Put the end on the audit trail."""
         with translated("end the erasure"):
-            self._execute(query("erase_end"), {"erasure_id": number, "figures": json.dumps(figures)})
+            self._execute(query("erase_end"), {"erasure_id": self._number, "figures": json.dumps(figures)})
 
     # -- by text
 
@@ -268,9 +269,10 @@ class Eraser:
 
     def epoch(self, epoch: int) -> Epoch:
         """Erase all originals of an epoch. Raises RefusedError: it is not over; UnreachableError: loaders are busy."""
+        at = {"erasure": self._number, "epoch": epoch}
         with translated("erase the epoch"):
             try:
-                found = self._step(lambda: self._execute(query("erase_epoch"), {"epoch": epoch}).fetchone())
+                found = self._step(lambda: self._execute(query("erase_epoch"), at).fetchone())
             except psycopg.errors.LockNotAvailable:
                 raise UnreachableError(
                     "the vault was in use for ten seconds on end, nothing is erased",
@@ -311,7 +313,8 @@ class Eraser:
 
     def _forget(self, texts: set[str], done: Erased) -> None:
         """Erase texts from vault, aliases and requests. After the rows: its locks are those that others wait for."""
-        entries, _, named = self._execute(query("erase_tokens"), {"texts": sorted(texts)}).fetchone() or (0, 0, 0)
+        at = {"erasure": self._number, "texts": sorted(texts)}
+        entries, _, named = self._execute(query("erase_tokens"), at).fetchone() or (0, 0, 0)
         done.entries += entries
         done.named += named
 

@@ -21,7 +21,7 @@ BEGIN
     erasure_id := coatcheck.audit_append(
         CASE WHEN refusal IS NULL THEN 'erasure begun' ELSE 'erasure refused' END,
         (CASE WHEN refusal IS NULL
-              THEN jsonb_build_object('how', how, 'reason', reason, 'ticket', ticket) || coatcheck.only_figures(figures)
+              THEN coatcheck.only_figures(figures) || jsonb_build_object('how', how, 'reason', reason, 'ticket', ticket)
               ELSE jsonb_build_object('why', refusal) END)::text);
     RETURN NEXT;
 END
@@ -39,13 +39,29 @@ AS $$
            OR (key = 'domain' AND value #>> '{}' ~ '^[a-z0-9]{1,16}$'))
 $$;
 
+-- Returns the number of an erasure that the user of this session has begun. Raises CC005 if there is none: what is erased
+-- has a reason and a ticket on the trail.
+CREATE FUNCTION coatcheck.require_erasure(erasure_id bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM coatcheck.audit AS a
+                   WHERE a.seq = erasure_id AND a.event = 'erasure begun' AND a.actor = session_user) THEN
+        RAISE EXCEPTION 'no such erasure was begun by this user' USING ERRCODE = 'CC005';
+    END IF;
+    RETURN erasure_id;
+END
+$$;
+
 -- Erases what the vault has of tokens: entries of every epoch, aliases, and their names in requests (with the salt that
 -- would tell them from the digest on the trail). In the transaction of the caller, who erases them from the rows.
-CREATE FUNCTION coatcheck.erase_tokens(tokens text[]) RETURNS TABLE (entries bigint, aliases bigint, named bigint)
+CREATE FUNCTION coatcheck.erase_tokens(erasure_id bigint, tokens text[])
+    RETURNS TABLE (entries bigint, aliases bigint, named bigint)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM coatcheck.require_erasure(erasure_id);
     UPDATE coatcheck.erased SET erasures = erasures + 1;
     DELETE FROM coatcheck.vault AS v WHERE v.token = ANY (erase_tokens.tokens);
     GET DIAGNOSTICS entries = ROW_COUNT;
@@ -58,8 +74,8 @@ BEGIN
     UPDATE coatcheck.reveal_item AS i SET item = 'erased:' || gen_random_uuid()
     WHERE i.item = ANY (erase_tokens.tokens);
     GET DIAGNOSTICS named = ROW_COUNT;
-    PERFORM coatcheck.record('tokens erased', jsonb_build_object('tokens', cardinality(tokens), 'entries', entries,
-                                                                 'aliases', aliases, 'named', named));
+    PERFORM coatcheck.record('tokens erased', jsonb_build_object('erasure', erasure_id, 'tokens', cardinality(tokens),
+                                                                 'entries', entries, 'aliases', aliases, 'named', named));
     RETURN NEXT;
 END
 $$;
@@ -67,13 +83,13 @@ $$;
 CREATE FUNCTION coatcheck.erase_end(erasure_id bigint, figures jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coatcheck.record('erasure ended', jsonb_build_object('erasure', erasure_id) || coatcheck.only_figures(figures))
+    SELECT coatcheck.record('erasure ended', coatcheck.only_figures(figures) || jsonb_build_object('erasure', coatcheck.require_erasure(erasure_id)))
 $$;
 
 -- Erases all originals of an epoch that is over, and the data keys that nothing is sealed under any more. A data key
 -- that may still be in use (they live an hour) stays: `young` is how many. `keks` are the keys that the epoch's data keys
 -- are wrapped under. Dropping the partition shuts loaders out of the vault, so it comes last, right before the commit.
-CREATE FUNCTION coatcheck.erase_epoch(epoch integer)
+CREATE FUNCTION coatcheck.erase_epoch(erasure_id bigint, epoch integer)
     RETURNS TABLE (entries bigint, data_keys bigint, young bigint, keks text[])
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s'
 AS $$
@@ -86,6 +102,7 @@ DECLARE
                       WHEN 5 THEN extract(year FROM today) * 10 + extract(quarter FROM today)
                       WHEN 6 THEN extract(year FROM today) * 100 + extract(month FROM today) END;
 BEGIN
+    PERFORM coatcheck.require_erasure(erasure_id);
     IF latest IS NULL OR erase_epoch.epoch >= latest THEN
         RAISE EXCEPTION 'only an epoch that is over can be erased' USING ERRCODE = 'CC004';
     END IF;
@@ -104,8 +121,8 @@ BEGIN
       AND NOT EXISTS (SELECT FROM coatcheck.vault AS v WHERE v.dek_id = k.dek_id AND v.epoch <> erase_epoch.epoch)
       AND NOT EXISTS (SELECT FROM coatcheck.quarantine AS q WHERE q.dek_id = k.dek_id AND q.ciphertext IS NOT NULL);
     GET DIAGNOSTICS data_keys = ROW_COUNT;
-    PERFORM coatcheck.record('epoch erased', jsonb_build_object('epoch', erase_epoch.epoch, 'entries', entries,
-                                                                'data_keys', data_keys));
+    PERFORM coatcheck.record('epoch erased', jsonb_build_object('erasure', erasure_id, 'epoch', erase_epoch.epoch,
+                                                                'entries', entries, 'data_keys', data_keys));
     IF to_regclass(format('coatcheck.vault_%s', erase_epoch.epoch)) IS NOT NULL THEN
         EXECUTE format('DROP TABLE coatcheck.vault_%s', erase_epoch.epoch);
     ELSE

@@ -1,2 +1,2 @@
 -- Erase what the vault and the requests have of texts; in the transaction that erases them from the rows.
-SELECT entries, aliases, named FROM coatcheck.erase_tokens(%(texts)s::text[])
+SELECT entries, aliases, named FROM coatcheck.erase_tokens(%(erasure)s::bigint, %(texts)s::text[])
