@@ -6,15 +6,14 @@ Every command of the command line is one function here; it returns values, and p
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from coatcheck import custody
 from coatcheck.config import Config
-from coatcheck.errors import CoatcheckError, Finding
+from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
 from coatcheck.keys.forms import parse_form
 from coatcheck.pipeline.breaker import Breaker
@@ -36,12 +35,6 @@ from coatcheck.vault.store import VaultStore
 
 _log = logging.getLogger(__name__)
 _DRAIN_GIVE_UP_S = 60.0
-
-
-def no_core_dumps() -> None:
-    """Memory holds personal data in clear; a core dump would write it to disk."""
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def road(config: Config, keys: LoaderKeys, sealer: Sealer) -> Road:
@@ -92,7 +85,6 @@ def _client(config: Config) -> SqsClient:
 
 def runner(config: Config, *, drain: bool) -> Runner:
     """Verify keys and database, and wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
-    no_core_dumps()
     keys = custody.loader_keys(config)
     give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
     sealer = Sealer(keys, give_up_s=give_up_s)
@@ -287,19 +279,26 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
     opening, keys = custody.opener(config), custody.loader_keys(config)
     sealer = Sealer(keys)
     stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, _register(config, keys))
-    retried = Retried()
+    retried, foreign = Retried(), None
     with quarantine(config, kid=keys.kid) as entries:
         for held in entries.opened(selection):
             try:
-                reject = _retry(entries, stages, vault, sealer, held, _opened(opening, held))
+                message = _opened(opening, held)
             except OpenError:
                 retried.unopened += 1
                 continue
+            except ConfigError as error:  # sealed for another key, or planted: the others are tried
+                foreign = error
+                retried.unopened += 1
+                continue
+            reject = _retry(entries, stages, vault, sealer, held, message)
             if reject is None:
                 retried.loaded += 1
             else:
                 retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
+    if foreign is not None and not (retried.loaded or retried.rejected):
+        raise foreign
     return retried
 
 

@@ -24,27 +24,38 @@ if TYPE_CHECKING:
     from coatcheck.pipeline.message import Counts
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey rather than show: names and ids come from queue and database."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def out(text: str = "") -> None:
     """Print a line of the result."""
-    click.echo(text)
+    click.echo(printable(text))
 
 
 def note(text: str) -> None:
     """Print a line for the human at the terminal."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    note(_coloured("coatcheck: warning: ", "yellow") + text)
+    _say("warning", "yellow", text)
 
 
 def fail(error: CoatcheckError) -> int:
     """Print an error with its hint; return its exit code."""
-    note(_coloured("coatcheck: error: ", "red") + error.message)
+    _say("error", "red", error.message)
     if error.hint:
-        note(_coloured("coatcheck: hint: ", "cyan") + error.hint)
+        _say("hint", "cyan", error.hint)
     return error.exit_code
+
+
+def _say(word: str, colour: str, text: str) -> None:
+    click.echo(_coloured(f"coatcheck: {word}: ", colour) + printable(text), err=True)
 
 
 def _coloured(text: str, colour: str) -> str:
@@ -58,7 +69,7 @@ def out_json(value: Any) -> None:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows in aligned columns, numbers to the right."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else _in_a_cell(str(cell)) for cell in row] for row in rows]
     widths = [max(len(title), *(len(row[i]) for row in cells)) if cells else len(title) for i, title in enumerate(head)]
     right = [bool(cells) and all(row[i].replace(".", "").isdigit() for row in cells) for i in range(len(head))]
     for row in [list(head), *cells]:
@@ -67,6 +78,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             for cell, width, side in zip(row, widths, right, strict=True)
         )
         out(line.rstrip())
+
+
+def _in_a_cell(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def summary(counts: Counts) -> str:

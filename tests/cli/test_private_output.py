@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coatcheck.cli.private import printable, private_output
+from coatcheck.cli.private import private_output
 from coatcheck.errors import ConfigError
+from coatcheck.terminal import printable
 
 
 def half_filled(path: Path) -> None:

@@ -36,7 +36,7 @@ data_key             siudtrg i      i        -       -        -        -       -
 quarantine           siudtrg i      i        -       -        -        -       -      -       -
 batch                siudtrg i      si       -       -        -        -       -      -       -
 token_key            siudtrg s      s        -       -        -        -       s      s       -
-form                 siudtrg si     si       -       s        -        -       s      si      -
+form                 siudtrg s      s        -       s        -        -       s      s       -
 vault                siudtrg i      i        -       -        -        -       -      sid     -
 vault_*              siudtrg -      -        -       -        -        -       -      -       -
 alias                siudtrg i      i        -       -        -        -       s      sid     -
@@ -56,10 +56,6 @@ COLUMNS = {
         "quarantine_id", "message_key", "message_id", "origin", "reason", "detail", "sent_at", "received_at",
         "quarantined_at", "state", "attempts", "resolved_at", "resolved_by",
     },
-    ("operator", "quarantine", "UPDATE"): {"reason", "detail", "state", "attempts", "resolved_at", "resolved_by"},
-    ("loader", "token_key", "INSERT"): {"kid", "fingerprint"},
-    ("operator", "token_key", "INSERT"): {"kid", "fingerprint"},
-    ("rotator", "token_key", "INSERT"): {"kid", "fingerprint"},
     ("eraser", "quarantine", "SELECT"): {"quarantine_id", "state"},
     ("eraser", TABLE, "UPDATE"): {"masked_ip", "masked_device_id"},
     ("rotator", TABLE, "UPDATE"): {"masked_ip", "masked_device_id"},
@@ -89,10 +85,16 @@ FUNCTIONS = {
     "reveal_deny(bigint)": {"revealer", "approver"},
     "reveal_list(integer)": {"revealer", "approver", "auditor"},
     "reveal_items(bigint)": {"revealer", "approver", "auditor"},
-    "require_open(bigint)": set(),
+    "require_open(bigint,boolean)": set(),
+    "require_retry(bigint,bigint)": set(),
+    "me()": set(),
+    "require_flushed()": set(),
+    "register_keys(text[],text[],text[],text[])": {"loader", "operator", "rotator"},
     "record_find(text,text,text)": {"revealer"},
     "retry_open(bigint[],text)": {"operator"},
     "retry_fetch(bigint,bigint,integer)": {"operator"},
+    "retry_loaded(bigint,bigint)": {"operator"},
+    "retry_rejected(bigint,bigint,text,text)": {"operator"},
     "quarantine_discard(bigint[],text)": {"operator"},
     "only_figures(jsonb)": set(),
     "require_erasure(bigint)": set(),
@@ -106,7 +108,8 @@ FUNCTIONS = {
 AS_THE_CALLER = {
     "framed(text[])", "audit_hash(bytea,bigint,bigint,text,text,text)", "clock()", "record(text,jsonb)",
     "unreasonable(text,text)", "reveal_state(coatcheck.reveal_request,timestamp with time zone)",
-    "require_open(bigint)", "only_figures(jsonb)", "require_erasure(bigint)",
+    "require_open(bigint,boolean)", "require_retry(bigint,bigint)", "only_figures(jsonb)", "require_erasure(bigint)",
+    "me()", "require_flushed()",
 }  # fmt: skip
 """The functions that give no rights away; all others run as the owner."""
 
@@ -268,7 +271,7 @@ FETCH = [
     "SELECT coatcheck.reveal_fetch(1)",
     "SELECT coatcheck.reveal_open(1)",
     "SELECT coatcheck.reveal_request('{a}', 'LEGAL', 'CASE-1')",
-    "SELECT coatcheck.require_open(1)",
+    "SELECT coatcheck.require_open(1, false)",
     "SELECT coatcheck.retry_fetch(1, 0, 1)",
     "SELECT coatcheck.retry_open(NULL, NULL)",
 ]

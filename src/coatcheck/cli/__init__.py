@@ -6,9 +6,11 @@ Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 dependency unreachable,
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +25,8 @@ _BROKEN_PIPE = 141
 
 def main() -> NoReturn:
     """Run the command line and exit. No value of a message ever leaves through an error here."""
+    with suppress(ValueError, OSError):  # memory holds keys and originals in clear
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.unraisablehook = lambda raised: _say_kind(raised.exc_type)
     threading.excepthook = lambda raised: _say_kind(raised.exc_type)
     sys.exit(_main())

@@ -87,12 +87,7 @@ def _table(entries: list[Entry]) -> None:
     from coatcheck.vault.chain import utc
 
     head = ("seq", "time (UTC)", "actor", "event", "detail")
-    terminal.table(head, ((e.seq, utc(e.at_us), *map(_printable, (e.actor, e.event, e.detail))) for e in entries))
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal would obey rather than show: anybody's role name may hold it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    terminal.table(head, ((e.seq, utc(e.at_us), e.actor, e.event, e.detail) for e in entries))
 
 
 @audit.command()

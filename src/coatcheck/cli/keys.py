@@ -110,6 +110,10 @@ def retokenize(context: click.Context) -> None:
         terminal.warn(
             f"{done.mismatched:,} vault entries are not the originals of their tokens: damaged, or planted; they stay"
         )
+    if done.foreign:
+        terminal.warn(
+            f"{done.foreign:,} vault entries are sealed for keys that are not here, or were planted; they stay"
+        )
     for name, count in done.left.items():
         terminal.warn(f"{count:,} rows of column {name} are still under the old key")
 

@@ -54,13 +54,8 @@ def check_output(output: str | None) -> None:
 
 def _show(lines: Iterable[str]) -> None:
     for line in lines:
-        terminal.out(printable(line))
+        terminal.out(line)
     sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would obey rather than show."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _create(path: Path) -> int:

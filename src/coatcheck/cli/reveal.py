@@ -130,7 +130,12 @@ def _lines(found: Iterable[Original], *, as_json: bool, bare: bool) -> Iterable[
         if as_json:
             yield json.dumps({"item": original.item, "original": original.text, "problem": original.problem})
         elif not original.problem:
-            yield original.text if bare else f"{original.item}\t{original.text}"
+            yield original.text if bare else f"{original.item}\t{_in_a_line(original.text)}"
+
+
+def _in_a_line(text: str) -> str:
+    """A value with a line of its own could pass for another item and its original."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 @reveal.command("list")

@@ -313,6 +313,10 @@ class Opener:
             raise OpenError
         return unpad(plaintext)
 
+    def try_key(self, data_key: DataKey) -> None:
+        """Unwrap a data key and keep it for `open`. Raises OpenError: it is damaged; and as `unwrap` does."""
+        self._decrypt(data_key)
+
     def _decrypt(self, data_key: DataKey) -> Callable[[bytes, bytes, bytes | None], bytes]:
         # By the whole data key: a changed wrapping must not open because the good one did before.
         decrypt = self._decrypts.pop(data_key, None) or AESGCM(self._keys.unwrap(data_key)).decrypt

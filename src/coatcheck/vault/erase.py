@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any, LiteralString, TypeVar
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import ConfigError, UnreachableError
+from coatcheck.errors import ConfigError, RefusedError, UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
@@ -29,6 +30,7 @@ from coatcheck.vault.reveal import refuse
 _TEXTS = 500  # a page of texts: one look through the table each, unless their columns are indexed
 _ROWS, _MOST_ROWS = 2000, 64_000  # a page of a subject's rows: each twice the last, for few looks through the table
 _PASSES = 5
+_MOST_LINKED = 50  # spellings that became one value in a rotation to a coarser form
 _TRIES = 10  # of a page, when PostgreSQL has chosen it to give way in a deadlock
 _KEYED = re.compile(r"p[ts]1_[a-z0-9]{1,16}_k[0-9a-z]{1,6}_[A-Za-z0-9_-]{40,}")
 _COMPARED: Mapping[Kind, LiteralString] = {
@@ -309,6 +311,17 @@ class Eraser:
             return work()
 
     def _families(self, texts: set[str]) -> list[tuple[str, str]]:
+        """Return (text, one of its family). Raises RefusedError for one of improbable size."""
+        found = self._linked(texts)
+        largest = max(Counter(text for text, _ in found).values(), default=0)
+        if largest > _MOST_LINKED:
+            raise RefusedError(
+                f"a token is linked to {largest - 1:,} others, which would be erased with it",
+                hint="a loader may have planted them: look into coatcheck.alias, or wait for the end of the rotation",
+            )
+        return found
+
+    def _linked(self, texts: set[str]) -> list[tuple[str, str]]:
         return self._execute(query("erase_families"), {"texts": sorted(texts)}).fetchall()
 
     def _forget(self, texts: set[str], done: Erased) -> None:

@@ -36,6 +36,11 @@ def register(
             },
         )  # fmt: skip
         found = connection.execute(query("key_states"), {"kids": list(keys)}).fetchall()
+        if active not in {kid for kid, *_ in found}:
+            raise ConfigError(
+                f"this database does not know the token key {active}",
+                hint="a rotator brings it: `coatcheck keys retokenize` where it was rotated takes note of it",
+            )
         retired = {kid for kid, _, is_retired in found if is_retired}
         for kid, known, _ in found:
             if known != keys[kid]:

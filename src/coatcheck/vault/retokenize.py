@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from coatcheck.errors import ConfigError
 from coatcheck.keys import Form, FormError, Opener, OpenError, Tokenizer
 from coatcheck.pipeline.columns import Column, Mask
 from coatcheck.pipeline.mask import form_of, masking
@@ -31,6 +32,7 @@ from coatcheck.vault.store import vault_context
 _PAGE = 500
 _BLOCKS = 256  # 2 MiB: some ten thousand rows a transaction
 _PASSES = 5
+_FOREIGN_MOST = 20
 _TRIES = 10  # of a step that PostgreSQL has chosen to give way in a deadlock
 
 Function = Callable[[object], Any]
@@ -41,12 +43,14 @@ class Retokenized:
     """What a run has done. `left` are rows by column that still have a text under the old key.
 
     `mismatched` are vault entries whose original is not that of their token, or has no form under the active key:
-    damaged, planted, or of a form that takes all there is of it; they stay.
+    damaged, planted, or of a form that takes all there is of it; they stay. `foreign` are those under data keys that no
+    key opens that is here; they stay, too.
     """
 
     entries: int = 0
     rows: int = 0
     mismatched: int = 0
+    foreign: int = 0
     left: dict[str, int] = field(default_factory=dict)
 
 
@@ -79,6 +83,7 @@ class Retokenizer:
         self._columns = [column for column in columns if column.stored and column.scheme]
         self._old, self._new, self._old_forms = old, new, old_forms
         self._opener, self._sealer = opener, sealer
+        self._foreign: dict[bytes, ConfigError] = {}
 
     def run(self) -> Retokenized:
         """Do all there is to do now; return what was done."""
@@ -87,7 +92,7 @@ class Retokenizer:
             append(self._connection, "retokenize begun", old=self._old.kid, new=self._new.kid)
             before = -1
             for _ in range(_PASSES):
-                done.mismatched = 0  # those that stay are met in each pass
+                done.mismatched = done.foreign = 0  # those that stay are met in each pass
                 for domain in self._vaulted():
                     self._entries(domain, done)
                 self._rows(done)
@@ -97,6 +102,7 @@ class Retokenizer:
                     break
                 before = now
             counts = {"entries": done.entries, "rows": done.rows, "mismatched": done.mismatched, "left": done.left}
+            counts |= {"foreign": done.foreign}
             append(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
         return done
 
@@ -124,6 +130,8 @@ class Retokenizer:
             stored, aliases = [], set[Alias]()
             for token, epoch, nonce, ciphertext, dek_id, kek, wrapped in page:
                 data_key = DataKey(dek_id.bytes, kek, wrapped)
+                if self._is_foreign(data_key, done):
+                    continue
                 original = self._original(token, epoch, Sealed(dek_id.bytes, nonce, ciphertext), data_key, old)
                 fresh = None if original is None else _or_none(new, original)
                 if original is None or fresh is None:
@@ -136,6 +144,25 @@ class Retokenizer:
             done.entries += len(stored)
             at |= {"token": page[-1][0], "epoch": page[-1][1]}
             self._progress(done)
+
+    def _is_foreign(self, data_key: DataKey, done: Retokenized) -> bool:
+        """Tell whether no key that is here opens a data key: a loader may have planted it, so the others go on.
+
+        Raises the ConfigError if there are many of them, and nothing opens: then the private key is the wrong one.
+        """
+        if data_key.dek_id not in self._foreign:
+            try:
+                self._opener.try_key(data_key)
+            except OpenError:
+                return False  # counted with what does not open
+            except ConfigError as error:
+                self._foreign[data_key.dek_id] = error
+                if not done.entries and len(self._foreign) >= _FOREIGN_MOST:
+                    raise
+            else:
+                return False
+        done.foreign += 1
+        return True
 
     def _original(self, token: str, epoch: int, sealed: Sealed, data_key: DataKey, old: Function) -> str | None:
         """Open an entry; None if it does not open, or is not the original of its token."""

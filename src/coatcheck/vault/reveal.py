@@ -7,7 +7,7 @@ its client. A refusal comes back as a word and is on the trail by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import class_row
 
-from coatcheck.errors import RefusedError
+from coatcheck.errors import ConfigError, RefusedError, UnreachableError
 from coatcheck.keys import Form, FormError, Opener, OpenError, Tokenizer
 from coatcheck.keys.forms import parse_form
 from coatcheck.pipeline.message import DataKey, Sealed
@@ -32,10 +32,8 @@ REFUSALS: Mapping[str, tuple[str, str]] = {
     "ticket": ("this ticket does not look like one", "`coatcheck reveal policy` shows the pattern"),
     "most": ("a request is for {figure:,} originals at most", "make several requests, each with its own approval"),
     "quota": ("{figure:,} originals are left of today's quota", "wait, or have the owner change daily_items"),
-    "unknown": (
-        "{figure:,} of them are not in the vault, or not held any more",
-        "tokens of a retired key and erased ones are gone; copy them whole",
-    ),
+    "unknown": ("{figure:,} of them are not held any more", "see `coatcheck quarantine list`"),
+    "stricter": ("the policy has become stricter since it was asked for", "make another request"),
     "break-glass off": ("the policy forbids to break the glass", "ask for an approval instead"),
     "break-glass most": ("with a broken glass it is {figure:,} originals at most", "ask for an approval instead"),
     "break-glass unreviewed": (
@@ -99,6 +97,7 @@ class Request:
 
 
 Problem = Literal["", "planted", "damaged", "gone"]
+"""Not shown since it is not the original of its token, since it does not open, or since the vault has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class Original:
     problem: Problem = ""
 
 
+_NOT_ON_DISK, _TRIES = "CC006", 3
 _WHO = {"reveal_approve": "approver", "set_policy": "owner"}
 
 
@@ -129,6 +129,8 @@ class Desk:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        with translated("connect to the desk"):
+            connection.execute("SET synchronous_commit = on")  # the desk hands out what is on the disk only
 
     def _ask(self, name: str, /, **parameters: object) -> tuple[Any, ...]:
         with translated("ask at the desk"), _only_for(_WHO.get(name, "revealer")):
@@ -190,14 +192,29 @@ class Desk:
         while it lasts. Raises also what `unseal` and `show` raise.
         """
         items = self.items(request)
-        with translated("fetch originals"), self._connection.transaction():
-            rows = self._connection.execute(query("reveal_fetch"), {"request": request}).fetchall()
-            originals = list(unseal(items, rows))
-            show(originals)
-            problems = [original.problem for original in originals]
-            counts = {word: problems.count(word) for word in ("planted", "damaged", "gone")}
-            self._ask("reveal_shown", request=request, shown=problems.count(""), **counts)
-        return originals
+        with translated("fetch originals"):
+            for _ in range(_TRIES):
+                with suppress(NotOnDiskError), self._connection.transaction():
+                    originals = list(unseal(items, self._fetch(request)))
+                    show(originals)
+                    problems = [original.problem for original in originals]
+                    counts = {word: problems.count(word) for word in ("planted", "damaged", "gone")}
+                    self._ask("reveal_shown", request=request, shown=problems.count(""), **counts)
+                    return originals
+                self.open(request)  # its commit takes all that came before to the disk
+        raise UnreachableError("the trail does not get onto the database's disk", hint="open the request again")
+
+    def _fetch(self, request: int) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query("reveal_fetch"), {"request": request}).fetchall()
+        except psycopg.Error as error:
+            if error.sqlstate == _NOT_ON_DISK:
+                raise NotOnDiskError from None
+            raise
+
+
+class NotOnDiskError(Exception):
+    """The opening has committed, and a crash could still take it back (coatcheck.require_flushed)."""
 
 
 class Unsealer:
@@ -208,23 +225,34 @@ class Unsealer:
 
     def __init__(self, opener: Opener, tokenizers: Mapping[str, Tokenizer], forms: Mapping[str, Form]) -> None:
         self._opener, self._tokenizers, self._forms = opener, tokenizers, forms
+        self._refused: ConfigError | None = None
 
     def __call__(self, items: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Iterator[Original]:
-        """Yield the original of each item. Raises what the opener's keys raise."""
+        """Yield the original of each item. Raises UnreachableError; ConfigError: no key opens any of them."""
         found: dict[str, list[tuple[Any, ...]]] = {item: [] for item in items}
         for item, *rest in rows:
             found[item].append(tuple(rest))
+        self._refused, opened = None, 0
         for item, kept in found.items():
             tried = [self._original(item, row) for row in kept]
-            yield next((one for one in tried if not one.problem), tried[0] if tried else Original(item, "", "gone"))
+            best = next((one for one in tried if not one.problem), tried[0] if tried else Original(item, "", "gone"))
+            opened += not best.problem
+            yield best
+        if self._refused is not None and not opened:
+            raise self._refused
 
     def _original(self, item: str, row: tuple[Any, ...]) -> Original:
         epoch, form_id, key, nonce, ciphertext, dek_id, kek, wrapped = row
+        if kek is None:  # its data key is not there
+            return Original(item, "", "damaged")
         context = (key.bytes,) if key is not None else vault_context(item, epoch)
         try:
             sealed, data_key = Sealed(dek_id.bytes, nonce, ciphertext), DataKey(dek_id.bytes, kek, wrapped)
             text = self._opener.open(sealed, data_key, *context).decode("utf-8", "surrogatepass")
         except (OpenError, UnicodeDecodeError):
+            return Original(item, "", "damaged")
+        except ConfigError as error:  # for another key: a loader may have planted it, so the others are looked at
+            self._refused = error
             return Original(item, "", "damaged")
         if key is None and not self._is_token_of(item, text, form_id):
             return Original(item, "", "planted")
@@ -232,8 +260,8 @@ class Unsealer:
 
     def _is_token_of(self, token: str, text: str, form_id: str | None) -> bool:
         _, domain, kid, _ = token.split("_")
-        form = parse_form(form_id) if form_id is not None else self._forms.get(domain)
         try:
+            form = parse_form(form_id) if form_id is not None else self._forms.get(domain)
             return form is not None and self._tokenizers[kid].token(domain, text, form) == token
-        except FormError:
+        except (FormError, ConfigError):  # a form that no version has was planted, too
             return False

@@ -69,6 +69,7 @@ class Quarantine:
     def __init__(self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "") -> None:
         self._kid = kid
         self._connection = connect(dsn)
+        self._request = 0
         stored = [column for column in columns if column.stored]
         self._encoders = [arrays.encoding(column)[1] for column in stored]
         self._load = compose("quarantine_load", table, stored)
@@ -90,9 +91,9 @@ class Quarantine:
 
     def opened(self, selection: Selection) -> Iterator[Held]:
         """Put on the audit trail that held entries are opened for another try; yield them with their sealed bodies."""
-        request, after = self._one("retry_open", selection.parameters()), 0
+        self._request, after = self._one("retry_open", selection.parameters()), 0
         while True:
-            parameters = {"request": request, "after": after, "limit": _PAGE}
+            parameters = {"request": self._request, "after": after, "limit": _PAGE}
             with translated("read the quarantine"):
                 page = self._connection.execute(query("retry_fetch"), parameters).fetchall()
             if not page:
@@ -111,7 +112,11 @@ class Quarantine:
         Returns None, or the SQLSTATE of a refused row.
         """
         values = batch.rows[0].values
-        parameters: dict[str, Any] = {"quarantine_id": held.quarantine_id, "kid": self._kid} | vault_lists(batch)
+        parameters: dict[str, Any] = {
+            "request": self._request,
+            "quarantine_id": held.quarantine_id,
+            "kid": self._kid,
+        } | vault_lists(batch)
         parameters |= {
             f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
         }
@@ -126,7 +131,8 @@ class Quarantine:
 
     def rejected_again(self, held: Held, reject: Reject) -> None:
         """Note a further try that failed."""
-        parameters = {"quarantine_id": held.quarantine_id, "reason": str(reject.reason), "detail": reject.detail}
+        parameters: dict[str, Any] = {"request": self._request, "quarantine_id": held.quarantine_id}
+        parameters |= {"reason": str(reject.reason), "detail": reject.detail}
         with translated("write to the quarantine"):
             self._connection.execute(query("quarantine_again"), parameters)
 

@@ -3,20 +3,101 @@
 --
 -- Functions here run as their owner, for the user of the session (session_user: SET ROLE does not hide who asks). They
 -- do not raise when policy refuses, but return the refusal as a word, so that the entry about it on the trail is kept.
+-- Each sets the time zone: a day of the caller's zone may be 300 hours long, or none.
+
+-- What a loader may put in is bounded: nobody is to choke on it, or show it to a terminal, that has to work with it.
+ALTER TABLE coatcheck.vault
+    ADD CONSTRAINT vault_bounds CHECK (
+        starts_with(token, 'pt1_') AND length(token) BETWEEN 49 AND 69 AND epoch BETWEEN 1970 AND 999912
+        AND octet_length(ciphertext) BETWEEN 48 AND 2097152),
+    ALTER first_seen SET DEFAULT (now() AT TIME ZONE 'UTC')::date;
+ALTER TABLE coatcheck.data_key
+    ADD CONSTRAINT data_key_bounds CHECK (kek ~ '^[a-z-]{1,16}:[!-~]+$' AND length(kek) <= 2048 AND octet_length(wrapped) <= 8192);
+ALTER TABLE coatcheck.alias
+    ADD CONSTRAINT alias_bounds CHECK (
+        old_token ~ '^p[ts]1_[a-z0-9]{1,16}_k[0-9a-z]{1,6}_[A-Za-z0-9_-]+$' AND length(old_token) <= 8192
+        AND new_token ~ '^p[ts]1_[a-z0-9]{1,16}_k[0-9a-z]{1,6}_[A-Za-z0-9_-]+$' AND length(new_token) <= 8192
+        AND split_part(old_token, '_', 1) = split_part(new_token, '_', 1)
+        AND split_part(old_token, '_', 2) = split_part(new_token, '_', 2)
+        AND split_part(old_token, '_', 3) <> split_part(new_token, '_', 3));
+ALTER TABLE coatcheck.ledger ALTER loaded_on SET DEFAULT (now() AT TIME ZONE 'UTC')::date;
+ALTER FUNCTION coatcheck.prune(integer) SET timezone = 'UTC';
+
+-- A message that was loaded from the quarantine has its body in a row by now: it is not kept twice.
+ALTER TABLE coatcheck.quarantine DROP CONSTRAINT quarantine_check;
+UPDATE coatcheck.quarantine SET ciphertext = NULL, nonce = NULL WHERE state <> 'held';
+ALTER TABLE coatcheck.quarantine
+    ADD CONSTRAINT quarantine_held_has_its_body CHECK ((state = 'held') = (ciphertext IS NOT NULL));
+
+-- As before, but for epochs of this year and the next only.
+CREATE OR REPLACE FUNCTION coatcheck.make_epochs(epochs integer[]) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '2s'
+AS $$
+DECLARE
+    number integer;
+    made   integer := 0;
+BEGIN
+    IF cardinality(epochs) > 8 OR EXISTS (
+        SELECT FROM unnest(epochs) AS e
+        WHERE e IS NULL OR length(e::text) NOT BETWEEN 4 AND 6
+           OR left(e::text, 4)::integer - extract(year FROM now()) NOT BETWEEN 0 AND 1
+           OR NOT CASE length(e::text) WHEN 4 THEN true WHEN 5 THEN e % 10 BETWEEN 1 AND 4 ELSE e % 100 BETWEEN 1 AND 12 END
+    ) THEN
+        RAISE EXCEPTION 'epochs are up to 8 years, quarters (year and digit) or months (year and two digits), of this year or the next';
+    END IF;
+    FOREACH number IN ARRAY epochs LOOP
+        CONTINUE WHEN to_regclass(format('coatcheck.vault_%s', number)) IS NOT NULL;
+        PERFORM pg_advisory_xact_lock(x'636f6175'::int);
+        CONTINUE WHEN to_regclass(format('coatcheck.vault_%s', number)) IS NOT NULL;
+        CONTINUE WHEN EXISTS (SELECT FROM coatcheck.vault_other WHERE epoch = number);
+        EXECUTE format('CREATE TABLE coatcheck.vault_%s PARTITION OF coatcheck.vault FOR VALUES IN (%s)', number, number);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+-- Takes note of the token keys of a keyring, and freezes the canonical form of each domain under the active one, which
+-- comes first. The first key of a database comes with its first loader; others come with `keys rotate` only: a loader
+-- that could add one would stand in the way of the next rotation.
+CREATE FUNCTION coatcheck.register_keys(kids text[], fingerprints text[], domains text[], form_ids text[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM unnest(kids || fingerprints || domains || form_ids) AS t WHERE t IS NULL OR length(t) > 256)
+       OR cardinality(kids) > 2 OR cardinality(domains) > 1000 THEN
+        RAISE EXCEPTION 'this is no keyring' USING ERRCODE = 'CC002';
+    END IF;
+    IF has_function_privilege(session_user, 'coatcheck.key_event(text,text)', 'EXECUTE')
+       OR NOT EXISTS (SELECT FROM coatcheck.token_key) THEN
+        INSERT INTO coatcheck.token_key (kid, fingerprint)
+        SELECT * FROM unnest(register_keys.kids, register_keys.fingerprints)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO coatcheck.form (domain, kid, form_id)
+    SELECT d.domain, k.kid, d.form_id
+    FROM unnest(register_keys.domains, register_keys.form_ids) AS d (domain, form_id)
+    JOIN coatcheck.token_key AS k ON k.kid = register_keys.kids[1]
+    ON CONFLICT DO NOTHING;
+END
+$$;
 
 CREATE FUNCTION coatcheck.clock() RETURNS timestamptz
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$ SELECT clock_timestamp() $$;
 
 -- As before, but with the time taken in turn: entries of several sessions do not go back in time.
 CREATE OR REPLACE FUNCTION coatcheck.audit_append(event text, detail text) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 DECLARE
     head   coatcheck.audit;
     number bigint;
     now_us bigint;
 BEGIN
+    IF octet_length(event) > 64 OR octet_length(detail) > 4096 THEN
+        RAISE EXCEPTION 'an entry of the trail is short' USING ERRCODE = 'CC002';
+    END IF;
     PERFORM pg_advisory_xact_lock(x'636f6176'::int);
     now_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     SELECT * INTO head FROM coatcheck.audit ORDER BY seq DESC LIMIT 1;
@@ -28,6 +109,11 @@ BEGIN
     RETURN number;
 END
 $$;
+
+-- Who is logged in, by what does not change with the name.
+CREATE FUNCTION coatcheck.me() RETURNS oid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT oid FROM pg_roles WHERE rolname = session_user $$;
 
 -- What the desk allows; one row, changed by coatcheck.set_policy only.
 CREATE TABLE coatcheck.policy (
@@ -51,6 +137,7 @@ CREATE TABLE coatcheck.reveal_request (
     request_id   bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind         text        NOT NULL CHECK (kind IN ('token', 'quarantine', 'retry')),
     requested_by text        NOT NULL,
+    requested_id oid         NOT NULL,  -- a name may change
     reason       text        NOT NULL,
     ticket       text        NOT NULL,
     items        integer     NOT NULL,
@@ -86,17 +173,18 @@ CREATE TABLE coatcheck.reveal_opening (
     xid        xid8        NOT NULL,
     opened_at  timestamptz NOT NULL,
     closes_at  timestamptz NOT NULL,
-    fetched_at timestamptz
+    fetched_at timestamptz,
+    shown      boolean     NOT NULL DEFAULT false
 );
 
 -- Puts an event on the trail; detail is an object of counts, names, reasons and tickets.
 CREATE FUNCTION coatcheck.record(event text, detail jsonb) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$ SELECT coatcheck.audit_append(event, detail::text) $$;
 
 -- The events that jobs about keys put on the trail themselves; all others come from the functions that do what they say.
 CREATE FUNCTION coatcheck.key_event(event text, detail text) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
     IF event NOT IN ('rotation asked', 'token key added', 'retokenize begun', 'retokenize ended', 'key retired',
@@ -108,7 +196,7 @@ END
 $$;
 
 CREATE FUNCTION coatcheck.set_policy(name text, value text) RETURNS text
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 DECLARE
     before text;
@@ -125,7 +213,7 @@ BEGIN
                        (SELECT format_type(atttypid, NULL) FROM pg_attribute
                         WHERE attrelid = 'coatcheck.policy'::regclass AND attname = set_policy.name))
             INTO after USING value;
-        PERFORM 'x' ~ ticket_pattern FROM coatcheck.policy;
+        PERFORM coatcheck.unreasonable('LEGAL', 'INC-1');  -- the pattern is one
     EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
         RETURN 'value';
     END;
@@ -136,7 +224,7 @@ $$;
 
 -- Why a reason or a ticket is not taken; NULL: it is.
 CREATE FUNCTION coatcheck.unreasonable(reason text, ticket text) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT CASE WHEN (reason = ANY (reasons)) IS NOT TRUE THEN 'reason'
                 WHEN (ticket ~ ('^(?:' || ticket_pattern || ')$') AND ticket !~ '\n' AND length(ticket) <= 64) IS NOT TRUE
@@ -147,7 +235,7 @@ $$;
 -- Asks for originals: of tokens of the vault, or of quarantined messages (quarantine:ID).
 CREATE FUNCTION coatcheck.reveal_request(items text[], reason text, ticket text, break_glass boolean DEFAULT false)
     RETURNS TABLE (request_id bigint, refusal text, figure bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -160,17 +248,21 @@ DECLARE
     salt_   bytea;
     number  bigint;
 BEGIN
+    IF cardinality(items) > 10000 OR length(reason) > 64 OR length(ticket) > 64
+       OR EXISTS (SELECT FROM unnest(items) AS item WHERE length(item) > 69) THEN
+        items := '{}';  -- looked at no further, as others wait
+    END IF;
     PERFORM pg_advisory_xact_lock(x'636f6176'::int);  -- that of the trail: quotas are counted one request at a time
     now_ := coatcheck.clock();
     SELECT * INTO STRICT p FROM coatcheck.policy;
     SELECT coalesce(array_agg(DISTINCT item COLLATE "C" ORDER BY item COLLATE "C"), '{}') INTO wanted
-    FROM unnest(reveal_request.items) AS item;
+    FROM unnest(items) AS item;
     count_ := cardinality(wanted);
     SELECT CASE WHEN bool_and(item ~ '^pt1_[a-z0-9]{1,16}_k[0-9a-z]{1,6}_[0-9a-f]{40}$') THEN 'token'
                 WHEN bool_and(item ~ '^quarantine:[1-9][0-9]{0,17}$') THEN 'quarantine' END INTO kind_
     FROM unnest(wanted) AS item;
     SELECT coalesce(sum(r.items), 0) INTO used FROM coatcheck.reveal_request AS r
-    WHERE r.requested_by = session_user AND r.kind <> 'retry' AND r.requested_at > now_ - interval '1 day';
+    WHERE r.requested_by = session_user AND r.kind <> 'retry' AND r.requested_at > now_ - interval '24 hours';
 
     refusal := CASE
         WHEN kind_ IS NULL THEN 'item'
@@ -188,12 +280,10 @@ BEGIN
     END;
     figure := CASE refusal WHEN 'most' THEN p.most_items WHEN 'quota' THEN greatest(p.daily_items - used, 0)
                            WHEN 'break-glass most' THEN p.single_items END;
-    IF refusal IS NULL THEN
+    IF refusal IS NULL AND kind_ = 'quarantine' THEN  -- whether the vault has a token is told at the opening, on record
         SELECT count(*) INTO figure FROM unnest(wanted) AS item
-        WHERE CASE kind_
-              WHEN 'token' THEN NOT EXISTS (SELECT FROM coatcheck.vault AS v WHERE v.token = item)
-              ELSE NOT EXISTS (SELECT FROM coatcheck.quarantine AS q WHERE q.state = 'held'
-                               AND q.quarantine_id = split_part(item, ':', 2)::bigint) END;
+        WHERE NOT EXISTS (SELECT FROM coatcheck.quarantine AS q
+                          WHERE q.state = 'held' AND q.quarantine_id = split_part(item, ':', 2)::bigint);
         refusal := CASE WHEN figure > 0 THEN 'unknown' END;
     END IF;
     IF refusal IS NOT NULL THEN
@@ -203,9 +293,9 @@ BEGIN
     END IF;
 
     salt_ := uuid_send(gen_random_uuid());
-    INSERT INTO coatcheck.reveal_request (kind, requested_by, reason, ticket, items, approvals, break_glass, salt,
-                                          requested_at, expires_at)
-    VALUES (kind_, session_user, reveal_request.reason, reveal_request.ticket, count_,
+    INSERT INTO coatcheck.reveal_request (kind, requested_by, requested_id, reason, ticket, items, approvals, break_glass,
+                                          salt, requested_at, expires_at)
+    VALUES (kind_, session_user, coatcheck.me(), reveal_request.reason, reveal_request.ticket, count_,
             CASE WHEN p.one_person OR reveal_request.break_glass THEN 0 WHEN count_ > p.single_items THEN 2 ELSE 1 END,
             reveal_request.break_glass, salt_, now_, now_ + p.request_minutes * interval '1 minute')
     RETURNING reveal_request.request_id INTO number;
@@ -226,7 +316,7 @@ $$;
 
 -- What is the matter with a request at a moment, in one word; NULL for one that there is not.
 CREATE FUNCTION coatcheck.reveal_state(request coatcheck.reveal_request, at timestamptz) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT CASE
         WHEN request.request_id IS NULL THEN NULL
@@ -243,7 +333,7 @@ $$;
 
 -- Approves another person's request; of a broken glass it is the review. figure: approvals that are still missing.
 CREATE FUNCTION coatcheck.reveal_approve(request_id bigint) RETURNS TABLE (refusal text, figure bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -256,7 +346,7 @@ BEGIN
     WHERE q.request_id = reveal_approve.request_id AND q.kind <> 'retry' FOR UPDATE;
     refusal := CASE
         WHEN r.request_id IS NULL THEN 'no request'
-        WHEN r.requested_by = session_user THEN 'self'
+        WHEN r.requested_by = session_user OR r.requested_id = coatcheck.me() THEN 'self'
         WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN EXISTS (SELECT FROM coatcheck.reveal_approval AS a
                      WHERE a.request_id = r.request_id AND a.approved_by = session_user) THEN 'twice'
@@ -279,7 +369,7 @@ $$;
 
 -- Denies a request; of a broken glass it is a review that objects. Who asked may take it back.
 CREATE FUNCTION coatcheck.reveal_deny(request_id bigint) RETURNS text
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -291,7 +381,9 @@ BEGIN
     WHERE q.request_id = reveal_deny.request_id AND q.kind <> 'retry' FOR UPDATE;
     refusal := CASE
         WHEN r.request_id IS NULL THEN 'no request'
-        WHEN r.break_glass AND r.requested_by = session_user THEN 'self'
+        WHEN r.break_glass AND (r.requested_by = session_user OR r.requested_id = coatcheck.me()) THEN 'self'
+        WHEN (r.break_glass OR r.requested_by <> session_user)
+             AND NOT has_function_privilege(session_user, 'coatcheck.reveal_approve(bigint)', 'EXECUTE') THEN 'not yours'
         WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN NOT r.break_glass AND EXISTS (SELECT FROM coatcheck.reveal_opening AS o
                                            WHERE o.request_id = r.request_id) THEN 'opened'
@@ -310,11 +402,12 @@ $$;
 -- Puts the opening of an approved request on the trail. Originals are handed out by reveal_fetch, and only after this
 -- has committed: what is rolled back here was never opened. An opening that nothing was fetched from can be had again.
 CREATE FUNCTION coatcheck.reveal_open(request_id bigint) RETURNS TABLE (kind text, refusal text, figure bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 DECLARE
     r     coatcheck.reveal_request;
+    p     coatcheck.policy;
     now_  timestamptz;
     state text;
 BEGIN
@@ -322,10 +415,15 @@ BEGIN
     now_ := coatcheck.clock();
     SELECT * INTO r FROM coatcheck.reveal_request AS q
     WHERE q.request_id = reveal_open.request_id AND q.kind <> 'retry' FOR UPDATE;
+    SELECT * INTO STRICT p FROM coatcheck.policy;
     state := coatcheck.reveal_state(r, now_);
     refusal := CASE WHEN state IS NULL THEN 'no request'
-                    WHEN r.requested_by <> session_user THEN 'not yours'
-                    WHEN state NOT IN ('approved', 'opened') THEN state END;
+                    WHEN r.requested_by <> session_user OR r.requested_id <> coatcheck.me() THEN 'not yours'
+                    WHEN state NOT IN ('approved', 'opened') THEN state
+                    -- the policy may have become stricter since it was asked for
+                    WHEN r.break_glass AND NOT p.break_glass THEN 'break-glass off'
+                    WHEN r.approvals = 0 AND NOT r.break_glass AND NOT p.one_person THEN 'stricter'
+                    WHEN r.items > p.most_items THEN 'stricter' END;
     figure := CASE refusal WHEN 'waiting' THEN
                   r.approvals - (SELECT count(*) FROM coatcheck.reveal_approval AS a WHERE a.request_id = r.request_id)
               END;
@@ -344,14 +442,34 @@ BEGIN
 END
 $$;
 
--- Whether an opening is on the trail for good, belongs to this session's user, and is still open. Raises CC003 if not.
-CREATE FUNCTION coatcheck.require_open(request_id bigint) RETURNS void
+-- Waits for the disk: a commit may return before it is there (synchronous_commit is the caller's to set, up to the commit
+-- itself), and a crash would take an opening back that was made use of. Raises CC006 after two seconds in which nobody has
+-- committed. 24 bytes are the head of a page that nothing was written to yet.
+CREATE FUNCTION coatcheck.require_flushed() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    written pg_lsn := pg_current_wal_insert_lsn();
+BEGIN
+    FOR tries IN 1..200 LOOP
+        IF written - pg_current_wal_flush_lsn() <= 24 THEN
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RAISE EXCEPTION 'the trail is not on the disk yet' USING ERRCODE = 'CC006';
+END
+$$;
+
+-- Whether an opening is on the trail for good, belongs to this session's user, and is still open. Raises CC003 if not.
+CREATE FUNCTION coatcheck.require_open(request_id bigint, retry boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
     IF NOT EXISTS (
         SELECT FROM coatcheck.reveal_opening AS o JOIN coatcheck.reveal_request AS r USING (request_id)
         WHERE o.request_id = require_open.request_id AND r.requested_by = session_user AND o.fetched_at IS NULL
+          AND r.requested_id = coatcheck.me() AND r.denied_at IS NULL AND (r.kind = 'retry') = require_open.retry
           AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
           AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at
     ) THEN
@@ -365,43 +483,47 @@ $$;
 CREATE FUNCTION coatcheck.reveal_fetch(request_id bigint)
     RETURNS TABLE (item text, epoch integer, form_id text, message_key uuid, nonce bytea, ciphertext bytea, dek_id uuid,
                    kek text, wrapped bytea)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM coatcheck.require_flushed();
     PERFORM FROM coatcheck.reveal_request AS r WHERE r.request_id = reveal_fetch.request_id FOR UPDATE;
-    PERFORM coatcheck.require_open(reveal_fetch.request_id);
+    PERFORM coatcheck.require_open(reveal_fetch.request_id, false);
     UPDATE coatcheck.reveal_opening AS o SET fetched_at = coatcheck.clock() WHERE o.request_id = reveal_fetch.request_id;
     RETURN QUERY
-        SELECT i.item, v.epoch, f.form_id, NULL::uuid, v.nonce, v.ciphertext, k.dek_id, k.kek, k.wrapped
+        SELECT i.item, v.epoch, f.form_id, NULL::uuid, v.nonce, v.ciphertext, v.dek_id, k.kek, k.wrapped
         FROM coatcheck.reveal_item AS i
-        JOIN coatcheck.vault AS v ON v.token = i.item
-        JOIN coatcheck.data_key AS k ON k.dek_id = v.dek_id
+        CROSS JOIN LATERAL (SELECT * FROM coatcheck.vault AS v WHERE v.token = i.item ORDER BY v.epoch DESC LIMIT 12) AS v
+        LEFT JOIN coatcheck.data_key AS k ON k.dek_id = v.dek_id
         LEFT JOIN coatcheck.form AS f ON f.domain = split_part(i.item, '_', 2) AND f.kid = split_part(i.item, '_', 3)
         WHERE i.request_id = reveal_fetch.request_id AND i.item NOT LIKE 'quarantine:%'
         UNION ALL
-        SELECT i.item, NULL::integer, NULL::text, q.message_key, q.nonce, q.ciphertext, k.dek_id, k.kek, k.wrapped
+        SELECT i.item, NULL::integer, NULL::text, q.message_key, q.nonce, q.ciphertext, q.dek_id, k.kek, k.wrapped
         FROM coatcheck.reveal_item AS i
         JOIN coatcheck.quarantine AS q ON q.quarantine_id = split_part(i.item, ':', 2)::bigint AND q.state = 'held'
-        JOIN coatcheck.data_key AS k ON k.dek_id = q.dek_id
+        LEFT JOIN coatcheck.data_key AS k ON k.dek_id = q.dek_id
         WHERE i.request_id = reveal_fetch.request_id AND i.item LIKE 'quarantine:%'
         ORDER BY 1, 2 DESC;
 END
 $$;
 
--- Puts on the trail what became of an opening: originals shown, not shown since they are not those of their tokens (a
--- loader has planted them), since they do not open (damaged), and gone since the request.
+-- Puts on the trail, once, what became of an opening, as the client tells it: originals shown, not shown since they are
+-- not those of their tokens (a loader has planted them), since they do not open (damaged), and those the vault has not.
 CREATE FUNCTION coatcheck.reveal_shown(request_id bigint, shown integer, planted integer, damaged integer, gone integer)
     RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM coatcheck.reveal_opening AS o JOIN coatcheck.reveal_request AS r USING (request_id)
-                   WHERE o.request_id = reveal_shown.request_id AND r.requested_by = session_user
-                     AND o.fetched_at IS NOT NULL) THEN
-        RAISE EXCEPTION 'the request was not fetched by this user' USING ERRCODE = 'CC003';
+    UPDATE coatcheck.reveal_opening AS o SET shown = true
+    FROM coatcheck.reveal_request AS r
+    WHERE o.request_id = reveal_shown.request_id AND r.request_id = o.request_id AND r.requested_by = session_user
+      AND o.fetched_at IS NOT NULL AND NOT o.shown
+      AND least(reveal_shown.shown, planted, damaged, gone) >= 0 AND reveal_shown.shown + planted + damaged + gone = r.items;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the request was not fetched by this user, or is told of' USING ERRCODE = 'CC003';
     END IF;
-    PERFORM coatcheck.record('reveal shown', jsonb_build_object('request', request_id, 'shown', shown,
+    PERFORM coatcheck.record('reveal shown', jsonb_build_object('request', reveal_shown.request_id, 'shown', reveal_shown.shown,
                              'planted', planted, 'damaged', damaged, 'gone', gone));
 END
 $$;
@@ -411,7 +533,7 @@ CREATE FUNCTION coatcheck.reveal_list(most integer DEFAULT 100)
     RETURNS TABLE (request_id bigint, state text, kind text, requested_by text, reason text, ticket text, items integer,
                    approvals integer, approved_by text[], break_glass boolean, review text, requested_at timestamptz,
                    expires_at timestamptz)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT r.request_id, coatcheck.reveal_state(r, coatcheck.clock()), r.kind, r.requested_by, r.reason, r.ticket,
            r.items, r.approvals, a.approved_by, r.break_glass,
@@ -434,7 +556,7 @@ $$;
 
 -- The items of a request, for whoever may know of it.
 CREATE FUNCTION coatcheck.reveal_items(request_id bigint) RETURNS SETOF text
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT i.item
     FROM coatcheck.reveal_item AS i JOIN coatcheck.reveal_request AS r USING (request_id)
@@ -447,7 +569,7 @@ $$;
 
 -- Puts on the trail that somebody looks up the token of a value that he knows; the value itself never comes here.
 CREATE FUNCTION coatcheck.record_find(domain text, reason text, ticket text) RETURNS text
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 DECLARE
     refusal text := CASE WHEN (domain ~ '^[a-z0-9]{1,16}$') IS NOT TRUE THEN 'domain'
@@ -464,15 +586,15 @@ $$;
 -- Opens held messages for another try. Nothing is shown to anybody, so nobody approves; it is on the trail all the same,
 -- and what was opened is listed like other requests.
 CREATE FUNCTION coatcheck.retry_open(ids bigint[], reason text) RETURNS TABLE (request_id bigint, items bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 DECLARE
     now_ timestamptz := coatcheck.clock();
 BEGIN
-    INSERT INTO coatcheck.reveal_request AS r (kind, requested_by, reason, ticket, items, approvals, break_glass,
-                                               requested_at, expires_at)
-    VALUES ('retry', session_user, 'RETRY', '', 0, 0, false, now_, now_ + interval '1 day')
+    INSERT INTO coatcheck.reveal_request AS r (kind, requested_by, requested_id, reason, ticket, items, approvals,
+                                               break_glass, requested_at, expires_at)
+    VALUES ('retry', session_user, coatcheck.me(), 'RETRY', '', 0, 0, false, now_, now_ + interval '24 hours')
     RETURNING r.request_id INTO request_id;
     INSERT INTO coatcheck.reveal_item (request_id, item)
     SELECT retry_open.request_id, 'quarantine:' || q.quarantine_id
@@ -482,7 +604,7 @@ BEGIN
     GET DIAGNOSTICS items = ROW_COUNT;
     UPDATE coatcheck.reveal_request AS r SET items = retry_open.items WHERE r.request_id = retry_open.request_id;
     INSERT INTO coatcheck.reveal_opening (request_id, xid, opened_at, closes_at)
-    VALUES (retry_open.request_id, pg_current_xact_id(), now_, now_ + interval '1 day');
+    VALUES (retry_open.request_id, pg_current_xact_id(), now_, now_ + interval '24 hours');
     PERFORM coatcheck.record('quarantine retry opened',
                              jsonb_build_object('request', retry_open.request_id, 'items', retry_open.items));
     RETURN NEXT;
@@ -493,11 +615,12 @@ $$;
 CREATE FUNCTION coatcheck.retry_fetch(request_id bigint, after bigint, most integer)
     RETURNS TABLE (quarantine_id bigint, message_key uuid, message_id text, origin text, reason text, sent_ms bigint,
                    received_ms bigint, nonce bytea, ciphertext bytea, dek_id uuid, kek text, wrapped bytea)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM coatcheck.require_open(retry_fetch.request_id);
+    PERFORM coatcheck.require_flushed();
+    PERFORM coatcheck.require_open(retry_fetch.request_id, true);
     RETURN QUERY
         SELECT q.quarantine_id, q.message_key, q.message_id, q.origin, q.reason,
                (extract(epoch FROM q.sent_at) * 1000)::bigint, (extract(epoch FROM q.received_at) * 1000)::bigint,
@@ -512,9 +635,55 @@ BEGIN
 END
 $$;
 
+-- Ends a held message of an open retry of this user: its row is loaded in the same transaction. Returns NULL if it is not
+-- held any more.
+CREATE FUNCTION coatcheck.retry_loaded(request_id bigint, quarantine_id bigint) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    released bigint;
+BEGIN
+    PERFORM coatcheck.require_retry(retry_loaded.request_id, retry_loaded.quarantine_id);
+    UPDATE coatcheck.quarantine AS q
+    SET state = 'loaded', ciphertext = NULL, nonce = NULL, resolved_at = now(), resolved_by = session_user
+    WHERE q.quarantine_id = retry_loaded.quarantine_id AND q.state = 'held'
+    RETURNING q.quarantine_id INTO released;
+    RETURN released;
+END
+$$;
+
+-- Notes that a held message of an open retry of this user was rejected again.
+CREATE FUNCTION coatcheck.retry_rejected(request_id bigint, quarantine_id bigint, reason text, detail text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+BEGIN
+    PERFORM coatcheck.require_retry(retry_rejected.request_id, retry_rejected.quarantine_id);
+    UPDATE coatcheck.quarantine AS q
+    SET attempts = attempts + 1, reason = left(retry_rejected.reason, 64), detail = left(retry_rejected.detail, 256)
+    WHERE q.quarantine_id = retry_rejected.quarantine_id AND q.state = 'held';
+END
+$$;
+
+-- Whether a retry of this user is open for a message. Raises CC003 if not.
+CREATE FUNCTION coatcheck.require_retry(request_id bigint, quarantine_id bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM coatcheck.reveal_request AS r
+        JOIN coatcheck.reveal_item AS i USING (request_id) JOIN coatcheck.reveal_opening AS o USING (request_id)
+        WHERE r.request_id = require_retry.request_id AND r.kind = 'retry' AND r.requested_by = session_user
+          AND r.requested_id = coatcheck.me() AND i.item = 'quarantine:' || require_retry.quarantine_id
+          AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at
+    ) THEN
+        RAISE EXCEPTION 'no retry of this user is open for the message' USING ERRCODE = 'CC003';
+    END IF;
+END
+$$;
+
 -- Gives held messages up: their bodies go, the entries stay as a record of who did it and when.
 CREATE FUNCTION coatcheck.quarantine_discard(ids bigint[], reason text) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 DECLARE
     discarded bigint;

@@ -13,7 +13,7 @@ INSERT INTO coatcheck.erased DEFAULT VALUES;
 -- Begins an erasure: `how` is token, value, subject or epoch. Returns the number of its entry on the trail, or a refusal.
 CREATE FUNCTION coatcheck.erase_begin(how text, reason text, ticket text, figures jsonb)
     RETURNS TABLE (erasure_id bigint, refusal text)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
     refusal := CASE WHEN (how IN ('token', 'value', 'subject', 'epoch')) IS NOT TRUE THEN 'how'
@@ -27,26 +27,30 @@ BEGIN
 END
 $$;
 
--- The part of an object that cannot hold a value of a message: numbers, and short words that name columns or domains.
+-- The part of an object that is a count by a known name, or the name of a column or domain.
 CREATE FUNCTION coatcheck.only_figures(object jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT coalesce(jsonb_object_agg(key, value), '{}')
     FROM jsonb_each(object)
-    WHERE key ~ '^[a-z_]{1,32}$'
-      AND (jsonb_typeof(value) = 'number'
-           OR (key = 'column' AND value #>> '{}' ~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$')
-           OR (key = 'domain' AND value #>> '{}' ~ '^[a-z0-9]{1,16}$'))
+    WHERE (key IN ('tokens', 'texts', 'entries', 'named', 'shared', 'late', 'tombstones', 'data_keys', 'epoch')
+           AND jsonb_typeof(value) = 'number' AND value::text ~ '^[0-9]{1,15}$')
+       OR (key = 'column' AND value #>> '{}' ~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$')
+       OR (key = 'domain' AND value #>> '{}' ~ '^[a-z0-9]{1,16}$')
 $$;
 
--- Returns the number of an erasure that the user of this session has begun. Raises CC005 if there is none: what is erased
--- has a reason and a ticket on the trail.
+-- Returns the number of an erasure that the user of this session has begun within a day and not ended. Raises CC005 if
+-- there is none: what is erased has a reason and a ticket on the trail.
 CREATE FUNCTION coatcheck.require_erasure(erasure_id bigint) RETURNS bigint
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM coatcheck.audit AS a
-                   WHERE a.seq = erasure_id AND a.event = 'erasure begun' AND a.actor = session_user) THEN
+                   WHERE a.seq = erasure_id AND a.event = 'erasure begun' AND a.actor = session_user
+                     AND a.at_us > (extract(epoch FROM coatcheck.clock()) - 86400) * 1000000)
+       OR EXISTS (SELECT FROM coatcheck.audit AS a
+                  WHERE a.seq > erasure_id AND a.event = 'erasure ended'
+                    AND (a.detail::jsonb ->> 'erasure')::bigint = erasure_id) THEN
         RAISE EXCEPTION 'no such erasure was begun by this user' USING ERRCODE = 'CC005';
     END IF;
     RETURN erasure_id;
@@ -57,11 +61,14 @@ $$;
 -- would tell them from the digest on the trail). In the transaction of the caller, who erases them from the rows.
 CREATE FUNCTION coatcheck.erase_tokens(erasure_id bigint, tokens text[])
     RETURNS TABLE (entries bigint, aliases bigint, named bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM coatcheck.require_erasure(erasure_id);
+    IF EXISTS (SELECT FROM unnest(erase_tokens.tokens) AS t WHERE t !~ '^p[ts]1_') THEN
+        RAISE EXCEPTION 'tokens are erased here, and nothing else' USING ERRCODE = 'CC002';
+    END IF;
     UPDATE coatcheck.erased SET erasures = erasures + 1;
     DELETE FROM coatcheck.vault AS v WHERE v.token = ANY (erase_tokens.tokens);
     GET DIAGNOSTICS entries = ROW_COUNT;
@@ -81,7 +88,7 @@ END
 $$;
 
 CREATE FUNCTION coatcheck.erase_end(erasure_id bigint, figures jsonb) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT coatcheck.record('erasure ended', coatcheck.only_figures(figures) || jsonb_build_object('erasure', coatcheck.require_erasure(erasure_id)))
 $$;
@@ -91,7 +98,7 @@ $$;
 -- are wrapped under. Dropping the partition shuts loaders out of the vault, so it comes last, right before the commit.
 CREATE FUNCTION coatcheck.erase_epoch(erasure_id bigint, epoch integer)
     RETURNS TABLE (entries bigint, data_keys bigint, young bigint, keks text[])
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '10s'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -113,11 +120,11 @@ BEGIN
     SELECT count(*) INTO entries FROM coatcheck.vault AS v WHERE v.epoch = erase_epoch.epoch;
     SELECT count(*) INTO young
     FROM coatcheck.data_key AS k
-    WHERE k.created_at >= now_ - interval '2 days'
+    WHERE k.created_at >= now_ - interval '48 hours'
       AND NOT EXISTS (SELECT FROM coatcheck.vault AS v WHERE v.dek_id = k.dek_id AND v.epoch <> erase_epoch.epoch)
       AND NOT EXISTS (SELECT FROM coatcheck.quarantine AS q WHERE q.dek_id = k.dek_id AND q.ciphertext IS NOT NULL);
     DELETE FROM coatcheck.data_key AS k
-    WHERE k.created_at < now_ - interval '2 days'
+    WHERE k.created_at < now_ - interval '48 hours'
       AND NOT EXISTS (SELECT FROM coatcheck.vault AS v WHERE v.dek_id = k.dek_id AND v.epoch <> erase_epoch.epoch)
       AND NOT EXISTS (SELECT FROM coatcheck.quarantine AS q WHERE q.dek_id = k.dek_id AND q.ciphertext IS NOT NULL);
     GET DIAGNOSTICS data_keys = ROW_COUNT;

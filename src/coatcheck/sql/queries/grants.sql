@@ -12,11 +12,11 @@ WITH target (oid, schema) AS (
 ), object_grants (role, verb, name) AS (
     SELECT role, verb, name
     FROM (VALUES
-        ('loader', '{INSERT}', '{ledger,data_key,quarantine,batch,vault,alias,form}'),
+        ('loader', '{INSERT}', '{ledger,data_key,quarantine,batch,vault,alias}'),
         ('loader', '{SELECT}', '{ledger,token_key,form,erased}'),
-        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune}'),
+        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune,register_keys}'),
         ('operator', '{SELECT}', '{batch}'),
-        ('operator', '{EXECUTE}', '{retry_open,retry_fetch,quarantine_discard}'),
+        ('operator', '{EXECUTE}', '{retry_open,retry_fetch,retry_loaded,retry_rejected,quarantine_discard}'),
         ('revealer', '{EXECUTE}', '{reveal_request,reveal_open,reveal_fetch,reveal_shown,reveal_deny,reveal_list,reveal_items,record_find}'),
         ('revealer', '{SELECT}', '{policy,form}'),
         ('approver', '{SELECT}', '{policy}'),
@@ -26,9 +26,9 @@ WITH target (oid, schema) AS (
         ('eraser', '{SELECT}', '{alias,form,token_key,policy}'),
         ('eraser', '{EXECUTE}', '{erase_begin,erase_tokens,erase_end,erase_epoch}'),
         ('rotator', '{SELECT,INSERT,DELETE}', '{vault,alias}'),
-        ('rotator', '{SELECT,INSERT}', '{data_key,form}'),
-        ('rotator', '{SELECT}', '{token_key}'),
-        ('rotator', '{EXECUTE}', '{key_event,using_key}')
+        ('rotator', '{SELECT,INSERT}', '{data_key}'),
+        ('rotator', '{SELECT}', '{token_key,form}'),
+        ('rotator', '{EXECUTE}', '{key_event,using_key,register_keys}')
     ) AS catalogue (role, verbs, names),
     unnest(verbs::text[]) AS verb, unnest(names::text[]) AS name
     UNION ALL
@@ -37,12 +37,9 @@ WITH target (oid, schema) AS (
 ), column_grants (role, verb, schema, name, field) AS (
     SELECT role, verb, 'coatcheck', name, field
     FROM (VALUES
-        ('loader', 'INSERT', 'token_key', '{kid,fingerprint}'),
         ('operator', 'SELECT', 'quarantine', '{quarantine_id,message_key,message_id,origin,reason,detail,sent_at,received_at,quarantined_at,state,attempts,resolved_at,resolved_by}'),
-        ('operator', 'UPDATE', 'quarantine', '{reason,detail,state,attempts,resolved_at,resolved_by}'),
         ('eraser', 'SELECT', 'quarantine', '{quarantine_id,state}'),
         ('rotator', 'UPDATE', 'data_key', '{kek,wrapped}'),
-        ('rotator', 'INSERT', 'token_key', '{kid,fingerprint}'),
         ('rotator', 'UPDATE', 'token_key', '{state,changed_at}')
     ) AS catalogue (role, verb, name, fields), unnest(fields::text[]) AS field
     UNION ALL

@@ -7,8 +7,7 @@ WITH needed (verb, schema, name) AS (
            ('INSERT', 'coatcheck', 'ledger'), ('SELECT', 'coatcheck', 'ledger'), ('INSERT', 'coatcheck', 'data_key'),
            ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration'),
            ('INSERT', 'coatcheck', 'vault'), ('INSERT', 'coatcheck', 'alias'),
-           ('INSERT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'token_key'),
-           ('INSERT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'erased')
+           ('SELECT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'erased')
 )
 SELECT 'USAGE', format('SCHEMA %%I', nspname)
 FROM pg_namespace
@@ -16,8 +15,7 @@ WHERE nspname IN (SELECT schema FROM needed) AND NOT has_schema_privilege(oid, '
 UNION ALL
 SELECT verb, format('%%I.%%I', schema, name)
 FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
-WHERE CASE WHEN (verb, schema, name) = ('INSERT', 'coatcheck', 'token_key')  -- of two columns: its state is not the loader's
-           THEN NOT has_any_column_privilege(c.oid, verb) ELSE NOT has_table_privilege(c.oid, verb) END
+WHERE NOT has_table_privilege(c.oid, verb)
 UNION ALL
 SELECT 'USAGE', format('SEQUENCE %%I.%%I', sn.nspname, s.relname)  -- of a serial column
 FROM needed JOIN pg_namespace AS n ON n.nspname = schema JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = name
@@ -26,6 +24,6 @@ JOIN pg_depend AS d
 JOIN pg_class AS s ON s.oid = d.objid JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
 WHERE verb = 'INSERT' AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
 UNION ALL
-SELECT 'EXECUTE', 'FUNCTION coatcheck.using_key(text)'
-FROM pg_proc AS p JOIN pg_namespace AS n ON pronamespace = n.oid AND nspname = 'coatcheck' AND proname = 'using_key'
-WHERE NOT has_function_privilege(p.oid, 'EXECUTE')
+SELECT 'EXECUTE', format('FUNCTION coatcheck.%%s(%%s)', proname, pg_get_function_identity_arguments(p.oid))
+FROM pg_proc AS p JOIN pg_namespace AS n ON pronamespace = n.oid AND nspname = 'coatcheck'
+WHERE proname IN ('using_key', 'register_keys') AND NOT has_function_privilege(p.oid, 'EXECUTE')

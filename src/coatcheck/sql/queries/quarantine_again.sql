@@ -1,4 +1,2 @@
 -- A held message that was tried again and rejected again.
-UPDATE coatcheck.quarantine
-SET attempts = attempts + 1, reason = %(reason)s, detail = %(detail)s
-WHERE quarantine_id = %(quarantine_id)s AND state = 'held'
+SELECT coatcheck.retry_rejected(%(request)s, %(quarantine_id)s, %(reason)s, %(detail)s)

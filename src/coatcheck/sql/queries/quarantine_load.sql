@@ -1,9 +1,7 @@
 -- A held message's row, loaded once: whoever turns 'held' into 'loaded' inserts the row, in one statement.
-WITH released AS (
-    UPDATE coatcheck.quarantine
-    SET state = 'loaded', resolved_at = now(), resolved_by = session_user
-    WHERE quarantine_id = %(quarantine_id)s AND state = 'held'
-    RETURNING quarantine_id
+WITH released AS MATERIALIZED (
+    SELECT quarantine_id FROM coatcheck.retry_loaded(%(request)s, %(quarantine_id)s) AS quarantine_id
+    WHERE quarantine_id IS NOT NULL
 ), data_keys AS (
     INSERT INTO coatcheck.data_key (dek_id, kek, wrapped)
     SELECT batch.* FROM unnest(%(dek_ids)s::uuid[], %(keks)s::text[], %(wrapped)s::bytea[]) AS batch, released
