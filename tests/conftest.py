@@ -28,3 +28,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + (cores + 1) // 2
+
+
+SLOW_FIRST = ("system", "integration", "contract", "cli", "unit")
+"""The folders whose tests are handed out first: those that take long must not be what is waited for in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order tests by folder; within one they keep their order."""
+    places = {folder: place for place, folder in enumerate(SLOW_FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        return places.get(parts[0], len(places))
+
+    items.sort(key=place)

@@ -50,9 +50,7 @@ def rotate(config: Config) -> Rotated:
         append(connection, "rotation asked")
         old, new = custody.rotate_token_key(config)
         append(connection, "token key added", old=old, new=new)
-        register(
-            connection, custody.fingerprints(custody.loader_keys(config, role="rotator")), custody.form_ids(config)
-        )
+        register(connection, custody.fingerprints(custody.loader_keys(config, role="rotator")), {})
     keyed = [column for column in config.plan() if column.scheme]
     paths = {column.path for column in keyed if column.vault}
     without = [

@@ -12,6 +12,7 @@ import pytest
 from tests.support.fix_desk import TICKET, People, Person, clock, devices, events
 from tests.support.fix_servers import Alone, LoginDatabase
 from tests.support.process import Done
+from tests.support.vaults import event, load, token
 
 from coatcheck import desk
 from coatcheck.config import Config
@@ -116,6 +117,19 @@ def test_what_was_planted_or_is_gone_is_told(
     done = as_(asker, "reveal", "open", "1", "--output", "file")
     assert done.err == "coatcheck: warning: 1 not shown: erased, or loaded, since it was asked for\n"
     assert (alone.folder / "file").read_text() == f"{one}\tdevice-0\n"
+
+
+def test_a_value_with_a_line_of_its_own_passes_for_no_other_item(
+    as_: As, alone: Alone, asker: Person, desk_config: Config
+) -> None:
+    forged = f"honest\n{devices(desk_config)[0]}\t10.0.0.99"
+    load(desk_config, event(70, device=forged))
+    desk.set_policy(desk_config, "one_person", "true")
+    wanted = token(desk_config, "device", forged)
+    as_(asker, "reveal", "request", wanted, *WHY)
+    as_(asker, "reveal", "open", "1", "--output", "file")
+    shown = (alone.folder / "file").read_text()
+    assert shown == wanted + "\t" + forged.replace("\n", "\\n").replace("\t", "\\t") + "\n"
 
 
 def test_many_tokens_come_from_standard_input(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from coatcheck import terminal
 from coatcheck.cli.private import private_output
 from coatcheck.errors import ConfigError
 from coatcheck.terminal import printable
@@ -35,3 +36,17 @@ def test_a_body_is_written_as_it_came(tmp_path: Path) -> None:
 
 def test_a_terminal_obeys_nothing() -> None:
     assert printable("a\tb\n\x1b[31m\x9b\u202e") == "a\tb\n\\x1b[31m\\x9b\\u202e"
+
+
+def test_nothing_that_is_printed_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of keys and ids of messages come from others: in errors, warnings, tables and results."""
+    nasty = "a\x1b]0;b\x07\x9bc"
+    terminal.out(nasty)
+    terminal.note(nasty)
+    terminal.warn(nasty)
+    terminal.fail(ConfigError(nasty, hint=nasty))
+    terminal.table(("head",), [[f"{nasty}\nsecond\tline"]])
+    said = "".join(capsys.readouterr())
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert "second\\tline" in said
+    assert said.count("\n") == 8

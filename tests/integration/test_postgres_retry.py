@@ -435,7 +435,8 @@ def test_data_keys_are_written_in_the_order_of_their_ids(database: Database) -> 
     async def work() -> list[Outcome]:
         with database.session() as holder, holder.transaction(force_rollback=True):
             holder.execute(
-                "INSERT INTO coatcheck.data_key (dek_id, kek, wrapped) VALUES (%s::uuid, '', '')", [middle.dek_id.hex()]
+                "INSERT INTO coatcheck.data_key (dek_id, kek, wrapped) VALUES (%s::uuid, 'local:test', '')",
+                [middle.dek_id.hex()],
             )
             writing = [asyncio.create_task(sink.write(one)) for one in batches]
             await until(lambda: len(database.waiting()) == 2, "both wait")

@@ -235,10 +235,13 @@ LEAST = {
     "SELECT ON coatcheck.migration": ["SELECT on coatcheck.migration"],
     "INSERT ON coatcheck.vault": ["INSERT on coatcheck.vault"],
     "INSERT ON coatcheck.alias": ["INSERT on coatcheck.alias"],
-    "INSERT, SELECT ON coatcheck.token_key": ["INSERT on coatcheck.token_key", "SELECT on coatcheck.token_key"],
-    "INSERT, SELECT ON coatcheck.form": ["INSERT on coatcheck.form", "SELECT on coatcheck.form"],
+    "SELECT ON coatcheck.token_key": ["SELECT on coatcheck.token_key"],
+    "SELECT ON coatcheck.form": ["SELECT on coatcheck.form"],
     "SELECT ON coatcheck.erased": ["SELECT on coatcheck.erased"],
     "EXECUTE ON FUNCTION coatcheck.using_key": ["EXECUTE on FUNCTION coatcheck.using_key(text)"],
+    "EXECUTE ON FUNCTION coatcheck.register_keys": [
+        "EXECUTE on FUNCTION coatcheck.register_keys(text[],text[],text[],text[])"
+    ],
 }
 
 
@@ -303,9 +306,10 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
         *(f"this user lacks the privilege {what}" for what in (
             "INSERT on public.user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
             "INSERT on coatcheck.quarantine", "INSERT on coatcheck.batch", "INSERT on coatcheck.vault",
-            "INSERT on coatcheck.alias", "INSERT on coatcheck.token_key", "SELECT on coatcheck.token_key",
-            "INSERT on coatcheck.form", "SELECT on coatcheck.form", "SELECT on coatcheck.erased",
+            "INSERT on coatcheck.alias", "SELECT on coatcheck.token_key",
+            "SELECT on coatcheck.form", "SELECT on coatcheck.erased",
             "EXECUTE on FUNCTION coatcheck.using_key(text)",
+            "EXECUTE on FUNCTION coatcheck.register_keys(text[],text[],text[],text[])",
         )),
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:

@@ -88,7 +88,7 @@ FUNCTIONS = {
     "require_open(bigint,boolean)": set(),
     "require_retry(bigint,bigint)": set(),
     "me()": set(),
-    "require_flushed()": set(),
+    "reveal_settle(bigint)": {"revealer", "operator"},
     "register_keys(text[],text[],text[],text[])": {"loader", "operator", "rotator"},
     "record_find(text,text,text)": {"revealer"},
     "retry_open(bigint[],text)": {"operator"},
@@ -109,7 +109,7 @@ AS_THE_CALLER = {
     "framed(text[])", "audit_hash(bytea,bigint,bigint,text,text,text)", "clock()", "record(text,jsonb)",
     "unreasonable(text,text)", "reveal_state(coatcheck.reveal_request,timestamp with time zone)",
     "require_open(bigint,boolean)", "require_retry(bigint,bigint)", "only_figures(jsonb)", "require_erasure(bigint)",
-    "me()", "require_flushed()",
+    "me()",
 }  # fmt: skip
 """The functions that give no rights away; all others run as the owner."""
 
@@ -432,8 +432,8 @@ TRIED = {
     "coatcheck_rotator": ["SELECT coatcheck.key_event('key retired', '{}')"],
     "coatcheck_eraser": [
         "SELECT coatcheck.erase_begin('token', 'DSAR', 'CASE-1', '{}')",
-        "SELECT coatcheck.erase_tokens(BEGUN, '{a}')", "SELECT coatcheck.erase_end(BEGUN, '{}')",
-        "SELECT coatcheck.erase_epoch(BEGUN, 2020)",
+        "SELECT coatcheck.erase_tokens(BEGUN, '{pt1_a}')", "SELECT coatcheck.erase_epoch(BEGUN, 2020)",
+        "SELECT coatcheck.erase_end(BEGUN, '{}')",
     ],
     "coatcheck_owner": ["SELECT coatcheck.set_policy('one_person', 'false')"],
 }  # fmt: skip

@@ -123,6 +123,48 @@ def test_one_person_is_a_policy_that_the_trail_tells(database: LoginDatabase, co
     assert ("postgres", "policy changed") in events(database)
 
 
+def test_who_only_asks_reviews_nothing_and_denies_nobody(config: Config, asker: Person, people: People) -> None:
+    other = people.new("revealer")
+    glass = ask(asker, devices(config), break_glass=True)
+    plain = ask(asker, devices(config))
+    for number in (glass, plain):
+        with pytest.raises(RefusedError, match="another person's"):
+            desk.deny(other.config, number)
+    with pytest.raises(RefusedError, match="was not reviewed yet"):
+        ask(asker, devices(config), break_glass=True)
+
+
+def test_another_name_is_not_another_person(
+    database: LoginDatabase, config: Config, people: People, approver: Person
+) -> None:
+    both = people.new("revealer", "approver")
+    number = ask(both, devices(config))
+    with both.connect() as session:
+        database.execute(f"ALTER ROLE {both.name} RENAME TO renamed")
+        try:
+            assert session.execute("SELECT refusal FROM coatcheck.reveal_approve(%s)", [number]).fetchone() == ("self",)
+        finally:
+            database.execute(f"ALTER ROLE renamed RENAME TO {both.name}")
+    database.execute(f"ALTER ROLE {both.name} PASSWORD 'known'")
+    desk.approve(approver.config, number)
+    assert len(opened(both, number)) == 1
+
+
+def test_a_policy_that_became_stricter_counts(config: Config, asker: Person) -> None:
+    desk.set_policy(config, "one_person", "true")
+    alone, many = ask(asker, devices(config)), ask(asker, devices(config, 3))
+    glass = ask(asker, devices(config), break_glass=True)
+    desk.set_policy(config, "most_items", "2")
+    with pytest.raises(RefusedError, match="stricter"):
+        opened(asker, many)
+    desk.set_policy(config, "one_person", "false")
+    desk.set_policy(config, "break_glass", "false")
+    with pytest.raises(RefusedError, match="stricter"):
+        opened(asker, alone)
+    with pytest.raises(RefusedError, match="forbids to break"):
+        opened(asker, glass)
+
+
 def test_everybody_sees_what_he_may(config: Config, asker: Person, approver: Person, people: People) -> None:
     other, auditor = people.new("revealer"), people.new("auditor")
     number = ask(asker, devices(config, 2))
@@ -143,8 +185,7 @@ def test_everybody_sees_what_he_may(config: Config, asker: Person, approver: Per
 @pytest.mark.parametrize(
     ("items", "options", "words"),
     [
-        (["pt1_ip_k1_" + "0" * 40], {}, "1 of them are not in the vault"),
-        (["quarantine:999"], {}, "1 of them are not in the vault, or not held"),
+        (["quarantine:999"], {}, "1 of them are not held any more"),
         (["quarantine:1", "pt1_ip_k1_" + "0" * 40], {}, "neither all tokens nor all"),
         ([], {}, "neither all tokens nor all"),
         (["pt1_ip_k1_" + format(n, "040x") for n in range(201)], {}, "200 originals at most"),
@@ -230,6 +271,16 @@ def test_denied_and_taken_back(database: LoginDatabase, config: Config, asker: P
     assert len(events(database, "reveal denied")) == 2
 
 
+def test_whether_the_vault_has_a_token_is_told_on_record_only(
+    database: LoginDatabase, config: Config, asker: Person, approver: Person
+) -> None:
+    """Who has the token root could otherwise find out unseen who has logged in."""
+    there, guess = devices(config)[0], token(config, "device", "device-4711")
+    shown = {original.item: original.problem for original in opened(asker, approved(asker, approver, [there, guess]))}
+    assert shown == {there: "", guess: "gone"}
+    assert '"gone": 1' in database.value("SELECT detail FROM coatcheck.audit WHERE event = 'reveal shown'")
+
+
 def test_a_quota_of_a_day(database: LoginDatabase, config: Config, asker: Person, people: People) -> None:
     desk.set_policy(config, "daily_items", "5")
     ask(asker, devices(config, 3))
@@ -287,11 +338,15 @@ def test_nothing_is_handed_out_before_the_opening_has_committed(
         assert refused_to_fetch(session, number)
         with pytest.raises(psycopg.Error) as caught:  # in one statement, or one block
             session.execute(
-                "SELECT (SELECT refusal FROM coatcheck.reveal_open(%s)), f.* FROM coatcheck.reveal_fetch(%s) AS f",
-                [number, number],
+                "SELECT (SELECT refusal FROM coatcheck.reveal_open(%s)), coatcheck.reveal_settle(%s), f.*"
+                " FROM coatcheck.reveal_fetch(%s) AS f",
+                [number, number, number],
             )
         assert caught.value.sqlstate == NOT_OPEN
-        block = f"DO $$ BEGIN PERFORM coatcheck.reveal_open({number}); PERFORM coatcheck.reveal_fetch({number}); END $$"
+        block = (
+            f"DO $$ BEGIN PERFORM coatcheck.reveal_open({number}); PERFORM coatcheck.reveal_settle({number});"
+            f" PERFORM coatcheck.reveal_fetch({number}); END $$"
+        )
         with pytest.raises(psycopg.Error) as caught:
             session.execute(block.encode())
         assert caught.value.sqlstate == NOT_OPEN
@@ -305,7 +360,7 @@ def test_a_block_that_commits_in_between_leaves_the_opening(
     number = approved(asker, approver, devices(config))
     block = (
         f"DO $$ BEGIN PERFORM coatcheck.reveal_open({number}); COMMIT;"
-        f" PERFORM coatcheck.reveal_fetch({number}); ROLLBACK; END $$"
+        f" PERFORM coatcheck.reveal_settle({number}); PERFORM coatcheck.reveal_fetch({number}); ROLLBACK; END $$"
     )
     with asker.connect() as session:
         session.execute(block.encode())
@@ -347,6 +402,57 @@ def test_one_of_two_that_fetch_at_once(config: Config, asker: Person, approver: 
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(one, range(4))) == [False, False, False, True]
+
+
+def test_an_opening_that_a_crash_could_take_back_opens_nothing(
+    database: LoginDatabase, config: Config, asker: Person, approver: Person
+) -> None:
+    """Whoever commits asynchronously waits until his opening is on the disk."""
+    number = approved(asker, approver, devices(config))
+    with asker.connect() as session:
+        session.execute("SET synchronous_commit = off")
+        session.execute(OPEN, [number])
+        with pytest.raises(psycopg.Error) as caught:  # not settled
+            session.execute("SELECT * FROM coatcheck.reveal_fetch(%s)", [number])
+        assert caught.value.sqlstate == NOT_OPEN
+        session.execute("SELECT coatcheck.reveal_settle(%s)", [number])
+        database.execute("UPDATE coatcheck.reveal_opening SET settled = settled + 16777216::numeric")
+        with pytest.raises(psycopg.Error) as caught:
+            session.execute("SELECT * FROM coatcheck.reveal_fetch(%s)", [number])
+        assert caught.value.sqlstate == "CC006"
+    assert len(opened(asker, number)) == 1
+
+
+def test_a_glass_that_was_objected_to_stays_whole(config: Config, asker: Person, approver: Person) -> None:
+    number = ask(asker, devices(config), break_glass=True)
+    with asker.connect() as session:
+        session.execute(OPEN, [number])
+        desk.deny(approver.config, number)
+        assert refused_to_fetch(session, number)
+
+
+@pytest.mark.parametrize("zone", ["AAA-167BBB167,J337/0,J137/0", "AAA167", "AAA-167", "Asia/Tokyo"])
+def test_a_day_has_24_hours_in_any_zone(config: Config, asker: Person, zone: str) -> None:
+    """POSIX zones may be a week off UTC and change twice a year: a day of theirs can have hundreds of hours."""
+    desk.set_policy(config, "daily_items", "2")
+    ask(asker, devices(config, 2))
+    with asker.connect() as session:
+        session.execute(f"SET TimeZone = '{zone}'".encode())
+        found = session.execute(
+            "SELECT refusal FROM coatcheck.reveal_request(%s, 'FRAUD', %s)", [devices(config), TICKET]
+        ).fetchone()
+    assert found == ("quota",)
+
+
+def test_functions_keep_to_one_time_zone(database: LoginDatabase) -> None:
+    """Those that look at a clock or a date; the others are named here."""
+    found = database.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('coatcheck')"
+        " AND NOT coalesce('TimeZone=UTC' = ANY (proconfig), false) ORDER BY 1"
+    )
+    assert [name for (name,) in found] == [
+        "audit_hash", "framed", "me", "reveal_settle", "using_key",
+    ]  # fmt: skip
 
 
 def test_a_report_takes_a_fetch(config: Config, asker: Person, approver: Person) -> None:
@@ -533,6 +639,40 @@ def test_a_false_original_is_found_out(
     assert texts(opened(asker, approved(asker, approver, [wanted]))) == {wanted: "device-99"}
 
 
+def test_what_a_loader_plants_beside_an_original_hides_nothing(
+    database: LoginDatabase, config: Config, asker: Person, approver: Person, people: People
+) -> None:
+    """Entries for a key that nobody has, without a data key, or under a form that no version knows."""
+    loader, (wanted, other) = people.new("loader"), devices(config, 2)
+    unknown = "INSERT INTO coatcheck.vault (token, epoch, dek_id, nonce, ciphertext) VALUES (%s, %s, %s, %s, %s)"
+    foreign = "00000000-0000-4000-8000-000000000001"
+    with loader.connect() as session:
+        for kek in ("local:0123456789abcdef", "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/x", "other:x"):
+            with pytest.raises(psycopg.Error), session.transaction():
+                session.execute(
+                    "INSERT INTO coatcheck.data_key (dek_id, kek, wrapped) VALUES (%s, %s, 'x')",
+                    [foreign, kek + "\x1b[2J"],
+                )
+        session.execute(
+            "INSERT INTO coatcheck.data_key (dek_id, kek, wrapped) VALUES (%s, 'local:0123456789abcdef', 'x')",
+            [foreign],
+        )
+        for place, dek in enumerate((foreign, "00000000-0000-4000-8000-000000000002")):
+            session.execute(unknown, [wanted, 20301 + place, dek, b"n" * 12, b"c" * 64])
+        for epoch in (-1, 0, 1969, 2**31 - 1):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                session.execute(unknown, [wanted, epoch, foreign, b"n" * 12, b"c" * 64])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            session.execute(unknown, [other, 20301, foreign, b"n" * 12, b"c" * (2**21 + 1)])
+    number = approved(asker, approver, [wanted, other])
+    assert texts(opened(asker, number)) == {wanted: "device-0", other: "device-1"}
+    database.execute("DELETE FROM coatcheck.vault WHERE token = %s AND epoch < 20300", wanted)
+    shown = {o.item: o.problem for o in opened(asker, approved(asker, approver, [wanted, other]))}
+    assert shown == {wanted: "damaged", other: ""}
+    with pytest.raises(ConfigError, match="wrapped for local:0123456789abcdef"):
+        opened(asker, approved(asker, approver, [wanted]))
+
+
 def test_damaged_swapped_and_gone(database: LoginDatabase, config: Config, asker: Person, approver: Person) -> None:
     whole, damaged, first, second, gone = wanted = devices(config, 5)
     number = approved(asker, approver, wanted)
@@ -672,6 +812,7 @@ def test_a_retry_cannot_be_rolled_back_or_borrowed(database: LoginDatabase, conf
                 session.execute(pages, [number])
             assert caught.value.sqlstate == NOT_OPEN
         [(number,)] = session.execute("SELECT request_id FROM coatcheck.retry_open(NULL, NULL)").fetchall()
+        session.execute("SELECT coatcheck.reveal_settle(%s)", [number])
         assert len(session.execute(pages, [number]).fetchall()) == 1
     with other.connect() as session:
         for statement in (pages, "SELECT * FROM coatcheck.reveal_fetch(%s)"):

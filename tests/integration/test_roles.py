@@ -40,6 +40,7 @@ from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
 from coatcheck.sinks.postgres.roles import PREFIX, ROLES, Roles
 from coatcheck.sinks.postgres.schema import Migrated
 from coatcheck.sql import migrations, query
+from coatcheck.vault import register as register_module
 
 NAMES = ("device", "ip", "net", "phone")
 VAULTED = {name: COLUMNS[name] for name in ("who", "address", "place", "phone_plain", *NAMES)}
@@ -159,7 +160,9 @@ def test_operator(database: LoginDatabase, config: Config, keyring: Path) -> Non
         opened = connection.execute("SELECT * FROM coatcheck.retry_open(NULL, NULL)").fetchone()
         assert opened is not None
         assert opened[1] == 3
+        connection.execute("SELECT coatcheck.reveal_settle(%s)", [opened[0]])
         rows = connection.execute("SELECT * FROM coatcheck.retry_fetch(%s, 0, 100)", [opened[0]]).fetchall()
+        held._request = opened[0]
         first, second, _ = map(quarantine_module._held, rows)
         assert held.load(first, masked(operator, event(7))) is None
         held.rejected_again(second, Reject(Reason.NOT_JSON))
@@ -311,6 +314,18 @@ def test_two_databases_at_once(roleless: tuple[LoginDatabase, ...], keyring: Pat
 # --- migrate, from what was there before ------------------------------------------------------------------------------
 
 
+OLD_REGISTER = """
+WITH keys AS (
+    INSERT INTO coatcheck.token_key (kid, fingerprint) SELECT * FROM unnest(%(kids)s::text[], %(fingerprints)s::text[])
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO coatcheck.form (domain, kid, form_id)
+SELECT domain, %(kid)s, form_id FROM unnest(%(domains)s::text[], %(form_ids)s::text[]) AS f (domain, form_id)
+ON CONFLICT DO NOTHING
+"""
+"""As the release before took note of its keyring."""
+
+
 def test_an_upgrade_while_a_loader_of_the_release_before_writes(
     bare_database: LoginDatabase, keyring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +337,7 @@ def test_an_upgrade_while_a_loader_of_the_release_before_writes(
         before.setattr(roles, "install", lambda *_: Roles())
         app.migrate(mine)
     monkeypatch.setattr(sink_module, "query", lambda name: query(name).replace(NEW_IN_THE_BATCH, "0"))
+    monkeypatch.setattr(register_module, "query", lambda name: OLD_REGISTER if name == "key_register" else query(name))
     ready, stop, written = threading.Event(), threading.Event(), 0
 
     def loading() -> int:

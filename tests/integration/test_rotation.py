@@ -941,7 +941,7 @@ def test_what_is_done_with_keys_is_on_record(bare_database: LoginDatabase, confi
     rotation.rewrap(config)
     rotation.retire_seal(config, old)
     seal = custody.loader_keys(config).describe()["kek"]
-    counts = {"entries": 14, "rows": 7, "mismatched": 0, "left": {}}
+    counts = {"entries": 14, "rows": 7, "mismatched": 0, "foreign": 0, "left": {}}
     assert verify(bare_database) == [
         ("postgres", name, detail)
         for name, detail in [

@@ -176,11 +176,13 @@ def clock(database: LoginDatabase, offset: str) -> None:
     """Have the desk's clock show another time."""
     database.execute(
         "CREATE OR REPLACE FUNCTION coatcheck.clock() RETURNS timestamptz LANGUAGE sql VOLATILE"
-        f" SET search_path = pg_catalog, pg_temp AS $$ SELECT clock_timestamp() + interval '{offset}' $$"
+        " SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'"
+        f" AS $$ SELECT clock_timestamp() + interval '{offset}' $$"
     )
 
 
 def fetch(connection: psycopg.Connection[Any], number: int) -> list[Any]:
+    connection.execute("SELECT coatcheck.reveal_settle(%s)", [number])
     return connection.execute("SELECT * FROM coatcheck.reveal_fetch(%s)", [number]).fetchall()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
-from tests.support.fix_postgres import OPTIONS, make_roles
+from tests.support.fix_postgres import OPTIONS, make_roles, postgres
 from tests.support.fix_servers import LoginDatabase
 
 from coatcheck import app
@@ -38,11 +38,10 @@ def debian_server() -> Iterator[PostgresServer]:
     programs = debians()
     if programs is None:
         pytest.skip("no PostgreSQL of Debian here (make setup-debian)")
-    server = PostgresServer(options=OPTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PG_BIN", str(programs))
-        server.start()
-    with server:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PG_BIN", str(programs))
+            server = stack.enter_context(postgres(OPTIONS))
         make_roles(server)
         yield server
 

@@ -385,7 +385,7 @@ def test_list_and_show(command: Command, held: list[dict[str, Any]], own_keyring
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == "no json \x9b31m red\n"
     assert "body exists" in command("quarantine", "show", number, *WHY, "--output", "body", code=2).err
-    assert "or not held any more" in command("quarantine", "show", "999", *WHY, "--output", "other", code=4).err
+    assert "not held any more" in command("quarantine", "show", "999", *WHY, "--output", "other", code=4).err
 
     (own_keyring / "seal-private.pem").unlink()
     command.set(KEYS__PATH=own_keyring)

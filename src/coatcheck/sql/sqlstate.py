@@ -32,7 +32,7 @@ _UNFIT = "55000"
 """The target is no table that rows can be put into."""
 RETIRED = "CC001"
 """Ours: the token key is retired (coatcheck.using_key)."""
-_NOT_OPEN, _NOT_OVER, _NOT_BEGUN = "CC003", "CC004", "CC005"
+_NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK = "CC003", "CC004", "CC005", "CC006"
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
@@ -42,6 +42,7 @@ _HINTS = {
     _UNFIT: "the target takes no rows: is it a view, or a foreign table?",
     RETIRED: "another keyring is in use by now: bring it here and start again",
     _NOT_OPEN: "begin with `coatcheck reveal open`, which puts it on the trail; an opening lasts minutes",
+    _NOT_ON_DISK: "the opening is not on the disk of the database yet: open the request again in a second",
     _NOT_BEGUN: "begin it: without a reason and a ticket on the trail nothing is erased",
     _NOT_OVER: "an epoch in which originals may still be stored stays",
     "42P01": "run `coatcheck migrate` (safe while workers run)",
@@ -93,7 +94,7 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
             hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
         )
     kind: type[CoatcheckError] = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
-    if code in (_NOT_OPEN, _NOT_OVER, _NOT_BEGUN):
+    if code in (_NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK):
         kind = RefusedError
     hint = _HINTS.get(code, "look the code up in PostgreSQL's documentation, appendix A")
     return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)

@@ -7,7 +7,7 @@ its client. A refusal comes back as a word and is on the trail by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import class_row
 
-from coatcheck.errors import ConfigError, RefusedError, UnreachableError
+from coatcheck.errors import ConfigError, RefusedError
 from coatcheck.keys import Form, FormError, Opener, OpenError, Tokenizer
 from coatcheck.keys.forms import parse_form
 from coatcheck.pipeline.message import DataKey, Sealed
@@ -109,7 +109,6 @@ class Original:
     problem: Problem = ""
 
 
-_NOT_ON_DISK, _TRIES = "CC006", 3
 _WHO = {"reveal_approve": "approver", "set_policy": "owner"}
 
 
@@ -184,6 +183,7 @@ class Desk:
         """Put the opening on the trail, for good: the connection is in autocommit mode."""
         _, refusal, figure = self._ask("reveal_open", request=request)
         refuse(refusal, figure)
+        self._ask("reveal_settle", request=request)
 
     def reveal(self, request: int, unseal: Unsealer, show: Callable[[list[Original]], None]) -> list[Original]:
         """Hand the originals of an open request to `show`; return them.
@@ -192,29 +192,14 @@ class Desk:
         while it lasts. Raises also what `unseal` and `show` raise.
         """
         items = self.items(request)
-        with translated("fetch originals"):
-            for _ in range(_TRIES):
-                with suppress(NotOnDiskError), self._connection.transaction():
-                    originals = list(unseal(items, self._fetch(request)))
-                    show(originals)
-                    problems = [original.problem for original in originals]
-                    counts = {word: problems.count(word) for word in ("planted", "damaged", "gone")}
-                    self._ask("reveal_shown", request=request, shown=problems.count(""), **counts)
-                    return originals
-                self.open(request)  # its commit takes all that came before to the disk
-        raise UnreachableError("the trail does not get onto the database's disk", hint="open the request again")
-
-    def _fetch(self, request: int) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(query("reveal_fetch"), {"request": request}).fetchall()
-        except psycopg.Error as error:
-            if error.sqlstate == _NOT_ON_DISK:
-                raise NotOnDiskError from None
-            raise
-
-
-class NotOnDiskError(Exception):
-    """The opening has committed, and a crash could still take it back (coatcheck.require_flushed)."""
+        with translated("fetch originals"), self._connection.transaction():
+            rows = self._connection.execute(query("reveal_fetch"), {"request": request}).fetchall()
+            originals = list(unseal(items, rows))
+            show(originals)
+            problems = [original.problem for original in originals]
+            counts = {word: problems.count(word) for word in ("planted", "damaged", "gone")}
+            self._ask("reveal_shown", request=request, shown=problems.count(""), **counts)
+        return originals
 
 
 class Unsealer:

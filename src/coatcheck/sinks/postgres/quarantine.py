@@ -69,6 +69,8 @@ class Quarantine:
     def __init__(self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "") -> None:
         self._kid = kid
         self._connection = connect(dsn)
+        with translated("connect to the quarantine"):
+            self._connection.execute("SET synchronous_commit = on")  # what is opened is on the disk first
         self._request = 0
         stored = [column for column in columns if column.stored]
         self._encoders = [arrays.encoding(column)[1] for column in stored]
@@ -92,6 +94,7 @@ class Quarantine:
     def opened(self, selection: Selection) -> Iterator[Held]:
         """Put on the audit trail that held entries are opened for another try; yield them with their sealed bodies."""
         self._request, after = self._one("retry_open", selection.parameters()), 0
+        self._one("reveal_settle", {"request": self._request})
         while True:
             parameters = {"request": self._request, "after": after, "limit": _PAGE}
             with translated("read the quarantine"):

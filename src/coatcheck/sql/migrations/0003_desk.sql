@@ -6,6 +6,9 @@
 -- Each sets the time zone: a day of the caller's zone may be 300 hours long, or none.
 
 -- What a loader may put in is bounded: nobody is to choke on it, or show it to a terminal, that has to work with it.
+-- Locked in the order in which a batch of a running loader takes them: it waits, and nobody waits in a circle.
+LOCK TABLE coatcheck.ledger, coatcheck.data_key, coatcheck.vault, coatcheck.alias, coatcheck.quarantine
+    IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE coatcheck.vault
     ADD CONSTRAINT vault_bounds CHECK (
         starts_with(token, 'pt1_') AND length(token) BETWEEN 49 AND 69 AND epoch BETWEEN 1970 AND 999912
@@ -29,7 +32,7 @@ UPDATE coatcheck.quarantine SET ciphertext = NULL, nonce = NULL WHERE state <> '
 ALTER TABLE coatcheck.quarantine
     ADD CONSTRAINT quarantine_held_has_its_body CHECK ((state = 'held') = (ciphertext IS NOT NULL));
 
--- As before, but for epochs of this year and the next only.
+-- As before, but for epochs of about now only: thousands of partitions would bring everybody to a halt.
 CREATE OR REPLACE FUNCTION coatcheck.make_epochs(epochs integer[]) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '2s'
 AS $$
@@ -40,17 +43,17 @@ BEGIN
     IF cardinality(epochs) > 8 OR EXISTS (
         SELECT FROM unnest(epochs) AS e
         WHERE e IS NULL OR length(e::text) NOT BETWEEN 4 AND 6
-           OR left(e::text, 4)::integer - extract(year FROM now()) NOT BETWEEN 0 AND 1
+           OR left(e::text, 4)::integer - extract(year FROM now()) NOT BETWEEN -1 AND 10
            OR NOT CASE length(e::text) WHEN 4 THEN true WHEN 5 THEN e % 10 BETWEEN 1 AND 4 ELSE e % 100 BETWEEN 1 AND 12 END
     ) THEN
-        RAISE EXCEPTION 'epochs are up to 8 years, quarters (year and digit) or months (year and two digits), of this year or the next';
+        RAISE EXCEPTION 'epochs are up to 8 years, quarters (year and digit) or months (year and two digits), of about now';
     END IF;
     FOREACH number IN ARRAY epochs LOOP
         CONTINUE WHEN to_regclass(format('coatcheck.vault_%s', number)) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(x'636f6175'::int);
         CONTINUE WHEN to_regclass(format('coatcheck.vault_%s', number)) IS NOT NULL;
         CONTINUE WHEN EXISTS (SELECT FROM coatcheck.vault_other WHERE epoch = number);
-        EXECUTE format('CREATE TABLE coatcheck.vault_%s PARTITION OF coatcheck.vault FOR VALUES IN (%s)', number, number);
+        EXECUTE format('CREATE TABLE IF NOT EXISTS coatcheck.vault_%s PARTITION OF coatcheck.vault FOR VALUES IN (%s)', number, number);
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -174,6 +177,7 @@ CREATE TABLE coatcheck.reveal_opening (
     opened_at  timestamptz NOT NULL,
     closes_at  timestamptz NOT NULL,
     fetched_at timestamptz,
+    settled    pg_lsn,
     shown      boolean     NOT NULL DEFAULT false
 );
 
@@ -431,7 +435,7 @@ BEGIN
         INSERT INTO coatcheck.reveal_opening AS o (request_id, xid, opened_at, closes_at)
         SELECT r.request_id, pg_current_xact_id(), now_, now_ + opening_minutes * interval '1 minute'
         FROM coatcheck.policy
-        ON CONFLICT (request_id) DO UPDATE SET xid = excluded.xid;
+        ON CONFLICT (request_id) DO UPDATE SET xid = excluded.xid, settled = NULL;
         kind := r.kind;
     END IF;
     PERFORM coatcheck.record(
@@ -442,38 +446,38 @@ BEGIN
 END
 $$;
 
--- Waits for the disk: a commit may return before it is there (synchronous_commit is the caller's to set, up to the commit
--- itself), and a crash would take an opening back that was made use of. Raises CC006 after two seconds in which nobody has
--- committed. 24 bytes are the head of a page that nothing was written to yet.
-CREATE FUNCTION coatcheck.require_flushed() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- Notes how far the write-ahead log has come after the opening has committed: a commit may return before it is on the disk
+-- (synchronous_commit is the caller's to set, up to the commit itself), and a crash would take back an opening that was made
+-- use of. Nothing is handed out before the log is on the disk that far.
+CREATE FUNCTION coatcheck.reveal_settle(request_id bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    written pg_lsn := pg_current_wal_insert_lsn();
-BEGIN
-    FOR tries IN 1..200 LOOP
-        IF written - pg_current_wal_flush_lsn() <= 24 THEN
-            RETURN;
-        END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RAISE EXCEPTION 'the trail is not on the disk yet' USING ERRCODE = 'CC006';
-END
+    UPDATE coatcheck.reveal_opening AS o
+    SET settled = coalesce(o.settled, pg_current_wal_insert_lsn())
+    FROM coatcheck.reveal_request AS r
+    WHERE o.request_id = reveal_settle.request_id AND r.request_id = o.request_id AND r.requested_by = session_user
+      AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
 $$;
 
--- Whether an opening is on the trail for good, belongs to this session's user, and is still open. Raises CC003 if not.
+-- Whether an opening is on the trail for good, belongs to this session's user, and is still open. Raises CC003 if not, and
+-- CC006 if it is not on the disk yet.
 CREATE FUNCTION coatcheck.require_open(request_id bigint, retry boolean) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
+DECLARE
+    settled pg_lsn;
 BEGIN
-    IF NOT EXISTS (
-        SELECT FROM coatcheck.reveal_opening AS o JOIN coatcheck.reveal_request AS r USING (request_id)
-        WHERE o.request_id = require_open.request_id AND r.requested_by = session_user AND o.fetched_at IS NULL
-          AND r.requested_id = coatcheck.me() AND r.denied_at IS NULL AND (r.kind = 'retry') = require_open.retry
-          AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
-          AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at
-    ) THEN
+    SELECT o.settled INTO settled
+    FROM coatcheck.reveal_opening AS o JOIN coatcheck.reveal_request AS r USING (request_id)
+    WHERE o.request_id = require_open.request_id AND r.requested_by = session_user AND o.fetched_at IS NULL
+      AND r.requested_id = coatcheck.me() AND r.denied_at IS NULL AND (r.kind = 'retry') = require_open.retry
+      AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
+      AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at;
+    IF settled IS NULL THEN
         RAISE EXCEPTION 'the request is not open for this user' USING ERRCODE = 'CC003';
+    END IF;
+    IF settled > pg_current_wal_flush_lsn() THEN
+        RAISE EXCEPTION 'the opening is not on the disk yet' USING ERRCODE = 'CC006';
     END IF;
 END
 $$;
@@ -487,7 +491,6 @@ CREATE FUNCTION coatcheck.reveal_fetch(request_id bigint)
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM coatcheck.require_flushed();
     PERFORM FROM coatcheck.reveal_request AS r WHERE r.request_id = reveal_fetch.request_id FOR UPDATE;
     PERFORM coatcheck.require_open(reveal_fetch.request_id, false);
     UPDATE coatcheck.reveal_opening AS o SET fetched_at = coatcheck.clock() WHERE o.request_id = reveal_fetch.request_id;
@@ -619,7 +622,6 @@ CREATE FUNCTION coatcheck.retry_fetch(request_id bigint, after bigint, most inte
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM coatcheck.require_flushed();
     PERFORM coatcheck.require_open(retry_fetch.request_id, true);
     RETURN QUERY
         SELECT q.quarantine_id, q.message_key, q.message_id, q.origin, q.reason,

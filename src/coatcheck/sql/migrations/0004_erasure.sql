@@ -67,7 +67,7 @@ AS $$
 BEGIN
     PERFORM coatcheck.require_erasure(erasure_id);
     IF EXISTS (SELECT FROM unnest(erase_tokens.tokens) AS t WHERE t !~ '^p[ts]1_') THEN
-        RAISE EXCEPTION 'tokens are erased here, and nothing else' USING ERRCODE = 'CC002';
+        RAISE EXCEPTION 'nothing but tokens is erased here' USING ERRCODE = 'CC002';
     END IF;
     UPDATE coatcheck.erased SET erasures = erasures + 1;
     DELETE FROM coatcheck.vault AS v WHERE v.token = ANY (erase_tokens.tokens);

@@ -24,6 +24,7 @@ JOIN pg_depend AS d
 JOIN pg_class AS s ON s.oid = d.objid JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
 WHERE verb = 'INSERT' AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
 UNION ALL
-SELECT 'EXECUTE', format('FUNCTION coatcheck.%%s(%%s)', proname, pg_get_function_identity_arguments(p.oid))
-FROM pg_proc AS p JOIN pg_namespace AS n ON pronamespace = n.oid AND nspname = 'coatcheck'
-WHERE proname IN ('using_key', 'register_keys') AND NOT has_function_privilege(p.oid, 'EXECUTE')
+SELECT 'EXECUTE', format('FUNCTION coatcheck.%%s', signature)
+FROM (VALUES ('using_key', 'using_key(text)'), ('register_keys', 'register_keys(text[],text[],text[],text[])')) AS f (name, signature)
+JOIN pg_proc AS p ON p.proname = f.name JOIN pg_namespace AS n ON p.pronamespace = n.oid AND n.nspname = 'coatcheck'
+WHERE NOT has_function_privilege(p.oid, 'EXECUTE')

@@ -1,0 +1,2 @@
+-- Note how far the log has come, now that the opening has committed.
+SELECT coatcheck.reveal_settle(%(request)s)
