@@ -40,9 +40,11 @@ check: setup  ## lint, types, architecture, generated docs
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 
-bench: setup  ## tokens and records a core; loader CPU per message, messages per second, memory
+bench: setup  ## tokens and records a core; CPU per message, messages per second; reveal, audit verify
 	@$(BIN)/python -m benchmarks.crypto
 	@$(BIN)/python -m benchmarks.road
+	@$(BIN)/python -m benchmarks.desk
+	@$(BIN)/python -m benchmarks.audit
 
 mutate: setup  ## mutation testing of the modules that make keys, tokens and seals; writes tests/mutation/score.json
 	@$(BIN)/python -m tests.mutation
@@ -54,7 +56,7 @@ lock: setup  ## resolve the lock file anew
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true
 
-setup-debian: setup  ## Debian packages that some tests use: pgbouncer (skipped with a word without root or apt)
+setup-debian: setup  ## Debian packages that some tests use: pgbouncer, PostgreSQL (skipped with a word without root or apt)
 	@$(BIN)/python -m tests.support.debian_packages || true
 
 clean:  ## remove what setup made

@@ -23,11 +23,11 @@ pytest_plugins = [
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto` is three workers on two cores: half of the time of a test is a wait. `-n logical` is one a core."""
+    """`-n auto` is two workers a core: half of the time of a test is a wait. `-n logical` is one a core."""
     if config.option.numprocesses != "auto" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + (cores + 1) // 2
+    return 2 * cores
 
 
 SLOW_FIRST = ("system", "integration", "contract", "cli", "unit")
