@@ -37,7 +37,8 @@ PURE = ("pipeline.decode", "pipeline.validate", "pipeline.mask", "pipeline.keyin
 IMPURE = {"os", "time", "random", "logging", "socket", "asyncio", "pathlib", "subprocess"}
 HOMES = {
     "psycopg": ("sinks.postgres", "sql", "vault"),
-    "pyreqwest": ("sources.sqs_client", "sources.sqs_wire"),
+    "pyreqwest": ("sources.sqs_client", "sources.sqs_proxied", "sources.sqs_wire"),
+    "httptools": ("sources.sqs_direct",),
     "botocore": ("sources.aws", "keys.aws_kms", "keys.secrets"),
     "cryptography": ("keys",),
     "click": ("cli", "terminal"),

@@ -35,7 +35,7 @@ class SourceConfig(Section):
     endpoint_url: str | None = Field(None, description="SQS endpoint; default: AWS_ENDPOINT_URL(_SQS), then AWS")
     ca_bundle: Path | None = Field(None, description="PEM file with further trusted certificates (also AWS_CA_BUNDLE)")
     wait_seconds: int = Field(20, ge=1, le=20, description="long poll, in seconds")
-    receivers: int = Field(32, ge=1, le=256, description="most receive requests under way at once")
+    receivers: int = Field(64, ge=1, le=256, description="most receive requests under way at once")
     max_in_flight: int = Field(6000, ge=10, le=120_000, description="most messages in flight per worker")
     max_in_flight_bytes: int = Field(
         64 * 2**20, ge=2**20, description="most body bytes in flight per worker (messages may be 1 MiB each)"

@@ -355,6 +355,79 @@ def test_connections_that_the_server_closes_meanwhile_do_no_harm() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("operation", "again"), [("ReceiveMessage", True), ("SendMessageBatch", False)])
+def test_a_request_that_meets_a_closed_connection_is_sent_again_if_that_does_no_harm(
+    operation: str,
+    again: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    async def run() -> None:
+        seen = 0
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal seen
+            request = await read_request(reader)
+            seen += 1
+            writer.write(response(200, request.body))
+            await writer.drain()
+            await read_request(reader)  # a second one on this connection is not answered
+            seen += 1
+            writer.close()
+
+        async with listening(connected) as port, client_of(f"http://{HOST}:{port}") as client:
+            await client.call(operation, b"1", timeout=5)
+            if again:
+                assert await client.call(operation, b"2", timeout=5) == b"2"
+            else:
+                assert (await failure_of(client.call(operation, b"2", timeout=5))).code == "BrokenResponse"
+            assert seen == (3 if again else 2)
+
+    asyncio.run(run())
+
+
+def test_an_informational_response_is_passed_over() -> None:
+    async def early(request: Request) -> bytes:
+        return b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + response(200, request.body)
+
+    async def run() -> None:
+        async with serving(early) as server, client_of(server.url) as client:
+            for _ in range(3):
+                assert await client.call("ReceiveMessage", b"{}", timeout=5) == b"{}"
+            assert server.connections == 1
+
+    asyncio.run(run())
+
+
+def test_idle_connections_are_closed() -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+        server = Server(echo)
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await server.serve(reader, writer)
+            ended.set()
+
+        async with listening(connected) as port, client_of(f"http://{HOST}:{port}", idle_timeout=0.1) as client:
+            await client.call("ReceiveMessage", b"{}", timeout=5)
+            async with asyncio.timeout(10):
+                await ended.wait()
+            assert await client.call("ReceiveMessage", b"{}", timeout=5) == b"{}"
+
+    asyncio.run(run())
+
+
+def test_what_is_connecting_at_the_close_fails() -> None:
+    async def run() -> None:
+        async with serving(hang) as server:
+            client = SqsClient(target(server.url))
+            call = asyncio.create_task(client.call("DeleteMessageBatch", b"{}", timeout=30))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await client.close()
+            assert (await failure_of(call)).code in ("ClientClosed", "BrokenResponse")
+
+    asyncio.run(run())
+
+
 # -- what a refusal teaches
 
 

@@ -1,4 +1,6 @@
-"""SQS requests: AWS JSON 1.0 over pyreqwest, one signed POST each, every failure classified.
+"""SQS requests: AWS JSON 1.0, one signed POST each, every failure classified.
+
+Over connections of our own (`sqs_direct`), or by pyreqwest where a proxy stands between.
 
 AWS pages: SQS developer guide "Making query API requests using AWS JSON protocol in Amazon SQS"; SQS API reference
 GetQueueUrl, GetQueueAttributes, CreateQueue.
@@ -9,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+import urllib.request
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -18,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
-from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
-from pyreqwest.proxy import ProxyBuilder
 
 from coatcheck.errors import ConfigError, UnreachableError
 from coatcheck.sources.aws import AwsTarget, Keys, Signer
+from coatcheck.sources.sqs_direct import Answer, Direct, DirectError, tls_context
+from coatcheck.sources.sqs_proxied import Outlive, proxied_client, refused_settings, whole
 from coatcheck.sources.sqs_wire import (
     BatchResult,
     SqsError,
@@ -39,6 +43,7 @@ from coatcheck.sources.sqs_wire import (
 from coatcheck.version import __version__
 
 if TYPE_CHECKING:
+    from pyreqwest.client import Client
     from pyreqwest.response import Response
 
 __all__ = [
@@ -66,6 +71,8 @@ Late = Callable[[bytes], Awaitable[object]]
 """Takes the response of a request whose caller was cancelled; see `SqsClient.call`."""
 
 _OK = 200
+_ONCE = frozenset({"SendMessageBatch", "CreateQueue"})
+"""What must not arrive twice because a connection was lost."""
 _CONTROL_S = 10.0
 
 
@@ -96,31 +103,6 @@ class Backoff:
         await asyncio.sleep(self.pause())
 
 
-class _Outlive:
-    """Awaits a pyreqwest request without passing a cancellation on to it: `adopt` gets the request instead.
-
-    A task and a shield per request would do the same for 10 us more. pyreqwest's coroutines may be driven on after
-    the future they waited for was cancelled; tests/integration/test_sqs_client_transport.py holds them to it.
-    """
-
-    def __init__(self, send: Coroutine[Any, Any, Response], adopt: Callable[[], None]) -> None:
-        self._send = send
-        self._adopt = adopt
-
-    def __await__(self) -> Generator[Any, Any, Response]:
-        while True:
-            try:
-                step = self._send.send(None)
-            except StopIteration as done:
-                response: Response = done.value
-                return response
-            try:
-                yield step
-            except asyncio.CancelledError:
-                self._adopt()
-                raise
-
-
 class SqsClient:
     """Requests to one SQS endpoint: a pool of HTTP/1.1 connections and a signer. Belongs to one event loop and process.
 
@@ -145,24 +127,19 @@ class SqsClient:
         self._credentials = target.credentials
         self._signer = Signer(target.endpoint_url, target.region)
         self._late: set[asyncio.Task[None]] = set()
-        builder = (
-            ClientBuilder()
-            .runtime_multithreaded(False)  # one I/O thread costs some 30 % less CPU than a pool of them
-            .http1_only()
-            .http1_lower_case_headers()
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .follow_redirects(False)
-            .referer(False)
-            .tcp_nodelay(True)
-            .connect_timeout(timedelta(seconds=connect_timeout))
-            .pool_idle_timeout(timedelta(seconds=idle_timeout))
-            .max_connections(max_connections)
-            .user_agent(f"coatcheck/{__version__}")
-        )
-        self._client: Client | None = _build(builder, target.endpoint_url, ca_bundle or target.ca_bundle, proxy)
+        self._direct: Direct | None = None
+        self._client: Client | None = None
+        options: dict[str, Any] = {
+            "user_agent": f"coatcheck/{__version__}", "connect_timeout": connect_timeout, "idle_timeout": idle_timeout,
+            "max_connections": max_connections,
+        }  # fmt: skip
+        named = ca_bundle or target.ca_bundle
+        bundle = Path(named) if named else None
+        if proxy or _has_proxy(target.endpoint_url):
+            pem = _pem(bundle) if bundle else None
+            self._client = proxied_client(target.endpoint_url, pem=pem, proxy=proxy, **options)
+        else:
+            self._direct = Direct(target.endpoint_url, tls=_tls(target.endpoint_url, bundle), **options)
 
     async def call(self, operation: str, payload: bytes, *, timeout: float, late: Late | None = None) -> bytes:
         """Send one signed request and return the body of its 200. One try; raises SqsError for anything else.
@@ -172,10 +149,39 @@ class SqsClient:
         it stays under way until it is answered or its timeout is over. `late` then takes a 200's body, so that
         messages which SQS handed out meanwhile can be given back instead of staying hidden.
         """
+        if self._direct is not None:
+            return await self._call_directly(operation, payload, timeout, late)
         keys, send = await self._prepare(operation, payload, timeout)
         if late is None:
-            return await self._answer(operation, keys, send)
-        return await self._answer(operation, keys, _Outlive(send, lambda: self._adopt(operation, keys, send, late)))
+            return await self._answer(operation, keys, whole(send))
+        waiting = Outlive(send, lambda: self._adopt(operation, keys, whole(send), late))
+        return await self._answer(operation, keys, whole(waiting))
+
+    async def _call_directly(self, operation: str, payload: bytes, timeout: float, late: Late | None) -> bytes:
+        keys = await self._keys(operation)
+        if self._direct is None:
+            raise SqsError(operation, "invalid", "ClientClosed")
+        try:
+            headers = self._signer.sign(operation, payload, keys)
+            answer = self._direct.post(headers, payload, timeout=timeout, again=operation not in _ONCE)
+        except ValueError as error:
+            failure = transport_failure(operation, error)
+        else:
+            if late is None:
+                return await self._answer(operation, keys, answer)
+            try:
+                return await self._answer(operation, keys, asyncio.shield(answer))
+            except asyncio.CancelledError:
+                self._adopt(operation, keys, answer, late)
+                raise
+        raise failure
+
+    async def _keys(self, operation: str) -> Keys:
+        try:
+            return await self._credentials.current()
+        except ConfigError:
+            failure = SqsError(operation, "expired", "NoCredentials")
+        raise failure  # outside the handler: no error that shows a secret stays attached
 
     async def call_retrying(self, operation: str, payload: bytes, *, timeout: float, deadline: float = 30.0) -> bytes:
         """Like `call`, but retry what is retryable with back-off, for `deadline` seconds in all.
@@ -202,6 +208,9 @@ class SqsClient:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+        if self._direct is not None:
+            direct, self._direct = self._direct, None
+            await direct.close()
         if self._client is not None:
             await self._client.close()
             self._client = None  # only without a client does pyreqwest let go of idle connections
@@ -260,17 +269,18 @@ class SqsClient:
             failure = transport_failure(operation, error)
         raise failure  # outside the handlers: no error that shows a header stays attached
 
-    async def _answer(self, operation: str, keys: Keys, send: Awaitable[Response]) -> bytes:
+    async def _answer(self, operation: str, keys: Keys, send: Awaitable[Answer]) -> bytes:
         try:
-            response = await send
-            body = (await response.bytes()).to_bytes()
+            status, body, headers = await send
+        except DirectError as error:
+            failure = SqsError(operation, "unavailable", error.code)
         except (PyreqwestError, ValueError) as error:
             failure = transport_failure(operation, error)
         else:
-            if response.status == _OK:
+            if status == _OK:
                 return body
-            failure = refusal(operation, response.status, response.get_header("x-amzn-query-error"), body)
-            self._learn(failure, keys, response.get_header("date"))
+            failure = refusal(operation, status, headers.get("x-amzn-query-error"), body)
+            self._learn(failure, keys, headers.get("date"))
         raise failure
 
     def _learn(self, failure: SqsError, keys: Keys, date: str | None) -> None:
@@ -283,34 +293,35 @@ class SqsClient:
             except ValueError:
                 return
 
-    def _adopt(self, operation: str, keys: Keys, send: Coroutine[Any, Any, Response], late: Late) -> None:
+    def _adopt(self, operation: str, keys: Keys, send: Awaitable[Answer], late: Late) -> None:
         task = asyncio.create_task(self._deliver(operation, keys, send, late))
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
-    async def _deliver(self, operation: str, keys: Keys, send: Coroutine[Any, Any, Response], late: Late) -> None:
+    async def _deliver(self, operation: str, keys: Keys, send: Awaitable[Answer], late: Late) -> None:
         try:
             await late(await self._answer(operation, keys, send))
         except UnreachableError:
             return  # nobody waits for it any more, and SQS handed nothing out, or will show it again
 
 
-def _build(builder: ClientBuilder, endpoint: str, ca_bundle: str | Path | None, proxy: str | None) -> Client:
+def _has_proxy(endpoint: str) -> bool:
     parts = urlsplit(endpoint)
-    if ca_bundle and parts.scheme == "https":
-        builder = builder.add_root_certificate_pem(_pem(Path(ca_bundle)))
-    if proxy:
-        if urlsplit(proxy).scheme not in ("http", "https", "socks5", "socks5h") or not urlsplit(proxy).hostname:
-            raise ConfigError("the proxy is no URL", hint="for example http://proxy.example:3128")
-        builder = builder.proxy(ProxyBuilder.all(proxy))
-    elif _is_loopback(parts.hostname or ""):
-        builder = builder.no_proxy()
+    host, proxies = parts.hostname or "", urllib.request.getproxies()
+    if _is_loopback(host) or not ({parts.scheme, "all"} & proxies.keys()):
+        return False
+    return not urllib.request.proxy_bypass(host)
+
+
+def _tls(endpoint: str, bundle: Path | None) -> ssl.SSLContext | None:
+    if urlsplit(endpoint).scheme != "https":
+        return None
+    if bundle is not None:
+        _pem(bundle)
     try:
-        return builder.build()
-    except (PyreqwestError, ValueError):
-        raise ConfigError(
-            "the HTTP client refuses its settings", hint="check source.ca_bundle and AWS_CA_BUNDLE"
-        ) from None
+        return tls_context(bundle)
+    except OSError:
+        raise refused_settings() from None
 
 
 def _pem(path: Path) -> bytes:

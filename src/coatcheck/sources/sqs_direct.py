@@ -1,0 +1,305 @@
+"""HTTP/1.1 to one endpoint without a proxy: connections that are kept, one request at a time on each (RFC 9112).
+
+A third of what a general client costs: no thread to hand requests to, no object per header, a write and a read each.
+llhttp (by httptools) reads the responses; TLS is Python's own, verified against the platform's roots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from asyncio import Future
+from collections.abc import Coroutine, Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from urllib.parse import quote, urlsplit
+
+import httptools
+
+_PORTS = {"http": 80, "https": 443}
+_FINAL = 200
+
+
+class DirectError(Exception):
+    """No response. `code` is what went wrong: ConnectError, UnknownHost, UntrustedCertificate, Timeout, ..."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Answer(NamedTuple):
+    """A response: its status, body, and headers (names in lower case)."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class _Exchange:
+    """One request on its way: its bytes, and the future of its answer. `again`: it may be sent twice."""
+
+    __slots__ = ("again", "answer", "data", "timer")
+
+    def __init__(self, data: bytes, answer: Future[Answer], *, again: bool) -> None:
+        self.data, self.answer, self.again = data, answer, again
+        self.timer: asyncio.TimerHandle | None = None
+
+    def done(self, answer: Answer) -> None:
+        self._stop()
+        if not self.answer.done():  # nobody waits for it any more
+            self.answer.set_result(answer)
+
+    def failed(self, code: str) -> None:
+        self._stop()
+        if not self.answer.done():
+            self.answer.set_exception(DirectError(code))
+
+    def _stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of a pool. Also takes what the parser finds."""
+
+    def __init__(self, pool: Direct) -> None:
+        self._pool = pool
+        self._exchange: _Exchange | None = None
+        self._used = self._begun = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost may quote the peer
+        exchange, self._exchange = self._exchange, None
+        self._pool.lost(self)
+        if exchange is None:
+            return
+        if self._used and not self._begun and exchange.again:
+            self._pool.send_again(exchange)  # the peer had closed it before the request came
+        else:
+            exchange.failed("BrokenResponse")
+
+    def send(self, exchange: _Exchange) -> None:
+        """Send a request; the connection is free."""
+        self._exchange, self._begun = exchange, False
+        self._parts: list[bytes] = []
+        self._headers: dict[str, str] = {}
+        self._parser = httptools.HttpResponseParser(self)
+        self.transport.write(exchange.data)
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:  # nobody has asked
+            self.transport.abort()
+            return
+        self._begun = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < _FINAL:  # informational: the response is yet to come
+            self._headers = {}
+            return
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:  # a second response to one request
+            self.transport.abort()
+            return
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        answer = Answer(self._parser.get_status_code(), body, self._headers)
+        self._used = True
+        if self._parser.should_keep_alive():
+            self._pool.freed(self)
+        else:
+            self.transport.close()
+        exchange.done(answer)
+
+    def expire(self) -> None:
+        """Give up what is under way: the connection cannot be used for anything else."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.failed("Timeout")
+        self.transport.abort()
+
+
+class Direct:
+    """A pool of connections to one endpoint. Belongs to one event loop.
+
+    `tls` is None for http. Connections that were idle for `idle_timeout` seconds are closed. At most `max_connections`
+    requests are under way at once (None: no limit).
+    """
+
+    def __init__(
+        self,
+        endpoint_url: str,
+        *,
+        user_agent: str,
+        tls: ssl.SSLContext | None,
+        connect_timeout: float,
+        idle_timeout: float,
+        max_connections: int | None,
+    ) -> None:
+        parts = urlsplit(endpoint_url)
+        self._host, self._port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        host = shown if self._port == _PORTS[parts.scheme] else f"{shown}:{self._port}"
+        path = quote(parts.path or "/", safe="/~")
+        self._head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {user_agent}\r\n"
+        self._tls, self._connect_timeout, self._idle_timeout = tls, connect_timeout, idle_timeout
+        self._places = asyncio.Semaphore(max_connections) if max_connections else None
+        self._idle: list[_Connection] = []
+        self._all: set[_Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closing: Future[None] | None = None
+
+    def post(self, headers: Mapping[str, str], payload: bytes, *, timeout: float, again: bool) -> Future[Answer]:
+        """Send a request; the future has its answer, or a DirectError, within `timeout` seconds.
+
+        `again`: it does no harm if it arrives twice. A future that is cancelled leaves its request under way. Raises
+        ValueError: a header that cannot be sent.
+        """
+        loop = asyncio.get_running_loop()
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise ValueError("header")
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        data = f"{self._head}{lines}content-length: {len(payload)}\r\n\r\n".encode() + payload
+        exchange = _Exchange(data, loop.create_future(), again=again)
+        connection = self._free(loop.time()) if self._places is None else None
+        if connection is None:
+            self._start(self._connect_and_send(exchange, loop.time() + timeout))
+        else:
+            exchange.timer = loop.call_later(timeout, connection.expire)
+            connection.send(exchange)
+        return exchange.answer
+
+    def send_again(self, exchange: _Exchange) -> None:
+        """Send a request anew that was lost with the connection it was sent on."""
+        if self._closing is not None:
+            exchange.failed("ClientClosed")
+            return
+        loop, timer = asyncio.get_running_loop(), exchange.timer
+        if timer is not None:
+            timer.cancel()
+        exchange.again = False
+        self._start(self._connect_and_send(exchange, timer.when() if timer is not None else loop.time()))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect_and_send(self, exchange: _Exchange, deadline: float) -> None:
+        try:
+            async with self._places or nullcontext():
+                loop = asyncio.get_running_loop()
+                connection = self._free(loop.time()) or await self._connect(deadline)
+                if exchange.answer.cancelled():  # nobody waits for it, and it was not sent
+                    self.freed(connection)
+                    return
+                exchange.timer = loop.call_at(deadline, connection.expire)
+                connection.send(exchange)
+                if self._places is not None:
+                    await asyncio.wait({exchange.answer})
+        except DirectError as error:
+            exchange.failed(error.code)
+        except asyncio.CancelledError:  # by close
+            exchange.failed("ClientClosed")
+            raise
+
+    async def _connect(self, deadline: float) -> _Connection:
+        """Open a connection. Raises DirectError."""
+        loop = asyncio.get_running_loop()
+        limit = min(self._connect_timeout, deadline - loop.time())
+        code = "ConnectError"
+        try:
+            async with asyncio.timeout(limit):
+                server_name = self._host if self._tls else None
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self), self._host, self._port, ssl=self._tls, server_hostname=server_name
+                )
+        except TimeoutError:
+            code = "Timeout"
+        except ssl.SSLCertVerificationError:
+            code = "UntrustedCertificate"
+        except socket.gaierror:
+            code = "UnknownHost"
+        except OSError:
+            code = "ConnectError"
+        else:
+            with suppress(OSError, AttributeError):
+                raw = connection.transport.get_extra_info("socket")
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._all.add(connection)
+            return connection
+        raise DirectError(code)  # outside the handlers: what was caught may quote the peer
+
+    def _free(self, now: float) -> _Connection | None:
+        """Take the connection that was used last; close those that were idle for too long."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport.is_closing():
+                continue
+            if now - connection.idle_since < self._idle_timeout:
+                return connection
+            connection.transport.close()
+        return None
+
+    def freed(self, connection: _Connection) -> None:
+        """Take back a connection whose response has come whole."""
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._idle_timeout, self._close_idle)
+
+    def _close_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        old = [one for one in self._idle if loop.time() - one.idle_since >= self._idle_timeout]
+        self._idle = [one for one in self._idle if one not in old]
+        for connection in old:
+            connection.transport.close()
+        if self._idle:
+            self._sweep = loop.call_later(self._idle_timeout / 2, self._close_idle)
+
+    def lost(self, connection: _Connection) -> None:
+        """Forget a connection that is closed."""
+        self._all.discard(connection)
+        with suppress(ValueError):
+            self._idle.remove(connection)
+        if self._closing is not None and not self._all and not self._closing.done():
+            self._closing.set_result(None)
+
+    async def close(self) -> None:
+        """Close all connections; what is under way fails."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._closing = asyncio.get_running_loop().create_future()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._all):
+            connection.transport.abort()
+        if self._all:
+            await self._closing
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies by the platform's roots, and those of `ca_file`. Raises OSError."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
