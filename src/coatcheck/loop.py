@@ -15,7 +15,10 @@ _T = TypeVar("_T")
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end on uvloop."""
-    return uvloop.run(work)
+    try:
+        return uvloop.run(work)
+    finally:
+        work.close()  # one that was interrupted before it began
 
 
 def in_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:

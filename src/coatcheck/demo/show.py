@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -115,6 +116,7 @@ def _send(config: Config, samples: Samples) -> None:
 
 
 def _run(config: Config, sent: int) -> Counts:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own
     _step("coatcheck run --drain", "receive, decode, validate, mask, write, ack")
     with terminal.progress("loading") as bar:
         counts = run_worker(config, drain=True, tick=lambda now: bar(now.acked, f"{now.loaded:,} loaded"), tick_s=0.05)
