@@ -9,12 +9,10 @@ from typing import Any
 from coatcheck import custody
 from coatcheck.config import Config
 from coatcheck.errors import ConfigError
-from coatcheck.keys import TOKEN_PATTERN, FormError, LoaderKeys, Tokenizer
-from coatcheck.keys.forms import parse_form
+from coatcheck.keys import TOKEN_PATTERN, Form, FormError, LoaderKeys, Tokenizer
 from coatcheck.keys.siv import SEALED_PATTERN
-from coatcheck.pipeline.mask import form_of, masking
-from coatcheck.sql.connection import connect, translated
-from coatcheck.vault.register import frozen_forms
+from coatcheck.sql.connection import connect
+from coatcheck.vault.register import forms_of_keys
 from coatcheck.vault.reveal import Asked, Desk, Original, Request, Unsealer
 
 QUARANTINE = "quarantine:"
@@ -109,24 +107,20 @@ def find(config: Config, value: str, *, domain: str, reason: str, ticket: str) -
 
     Raises ConfigError: no column has the domain, or the value has no canonical form; RefusedError, UnreachableError.
     """
-    keys = custody.loader_keys(config, role="revealer")
+    known = sorted({column.domain for column in config.plan() if column.scheme == "pt1"})
+    if domain not in known:
+        raise ConfigError("no column has tokens of this domain", hint=f"the configuration has {', '.join(known)}")
+    keys, configured = custody.loader_keys(config, role="revealer"), custody.forms(config.plan())[domain]
     with connect(custody.dsn(config)) as connection:
-        with translated("read the canonical forms"):
-            frozen = {kid: frozen_forms(connection, kid).get(domain) for kid in keys.kids}
-        tokens = {
-            kid: _token(config, custody.tokenizer(keys, kid), domain, form_id, value) for kid, form_id in frozen.items()
-        }
+        forms = forms_of_keys(connection, keys.kids, domain, configured)
+        tokens = {kid: _token(custody.tokenizer(keys, kid), domain, value, form) for kid, form in forms.items()}
         Desk(connection).record_find(domain, reason, ticket)
     return tokens
 
 
-def _token(config: Config, tokenizer: Tokenizer, domain: str, form_id: str | None, value: str) -> str:
-    column = next((c for c in config.plan() if c.domain == domain and c.scheme == "pt1"), None)
-    if column is None:
-        known = sorted({c.domain for c in config.plan() if c.scheme == "pt1"})
-        raise ConfigError("no column has tokens of this domain", hint=f"the configuration has {', '.join(known)}")
+def _token(tokenizer: Tokenizer, domain: str, value: str, form: Form) -> str:
     try:
-        return str(masking(column, tokenizer, parse_form(form_id) if form_id else form_of(column))(value))
+        return tokenizer.token(domain, value, form)
     except FormError as error:
         hint = "an address is written as in the messages; see parse and strip_chars in [columns]"
         raise ConfigError(f"the value has no token in the domain {domain}: {error.reason}", hint=hint) from None

@@ -12,15 +12,14 @@ from coatcheck import custody
 from coatcheck.config import Config
 from coatcheck.errors import ConfigError
 from coatcheck.keys import TOKEN_PATTERN, FormError, LoaderKeys
-from coatcheck.keys.forms import parse_form
 from coatcheck.keys.siv import SEALED_PATTERN
 from coatcheck.pipeline.columns import Column, Kind, Mask
 from coatcheck.pipeline.message import REASONS, Reject
 from coatcheck.pipeline.validate import validator
-from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.connection import connect
 from coatcheck.vault import remains
 from coatcheck.vault.erase import Epoch, Erased, Eraser, Subject, refuse_other_keys, refuse_without_rights
-from coatcheck.vault.register import frozen_forms
+from coatcheck.vault.register import forms_of_keys
 from coatcheck.vault.remains import Remainder
 
 _NUMBER = re.compile(r"-?[0-9]{1,1000}(\.[0-9]{1,1000})?", re.ASCII)
@@ -102,20 +101,18 @@ def _refuse_networks(config: Config, domain: str) -> None:
 
 def _texts(config: Config, keys: LoaderKeys, domain: str, value: str) -> set[str]:
     """Return all that a value may have become: under each key, in the form frozen for it, as token and sealed."""
-    form = custody.forms(config.plan())[domain]
     sealed = any(column.mask is Mask.SEAL and column.domain == domain for column in config.plan())
     with connect(custody.dsn(config)) as connection:
         refuse_other_keys(connection, custody.fingerprints(keys))
-        with translated("read the canonical forms"):
-            frozen = {kid: frozen_forms(connection, kid).get(domain) for kid in keys.kids}
+        forms = forms_of_keys(connection, keys.kids, domain, custody.forms(config.plan())[domain])
     texts: set[str] = set()
     reason = None
-    for kid, form_id in frozen.items():
-        tokenizer, of_key = custody.tokenizer(keys, kid), parse_form(form_id) if form_id else form
+    for kid, form in forms.items():
+        tokenizer = custody.tokenizer(keys, kid)
         try:
-            texts.add(tokenizer.token(domain, value, of_key))
+            texts.add(tokenizer.token(domain, value, form))
             if sealed:
-                texts.add(tokenizer.seal_for(domain, of_key)(value))
+                texts.add(tokenizer.seal_for(domain, form)(value))
         except FormError as error:
             reason = error.reason
     if not texts:

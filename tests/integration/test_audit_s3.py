@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import threading
@@ -28,6 +27,11 @@ from coatcheck.vault.notes_s3 import S3Notes
 CANARY = "canary-7f3a"
 
 
+@pytest.fixture(autouse=True)
+def _aws(aws_by_environment: None) -> None:
+    """By the environment only."""
+
+
 class S3Server(SqsServer):
     """The embedded server with S3 instead of SQS."""
 
@@ -41,18 +45,6 @@ class S3Server(SqsServer):
 def s3() -> Iterator[S3Server]:
     with S3Server() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As users set it, by the environment; nothing of theirs."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
 
 
 @pytest.fixture(scope="module")

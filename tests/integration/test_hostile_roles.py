@@ -281,6 +281,7 @@ def test_a_report_adds_up_and_comes_once(
 
 @pytest.mark.parametrize("pattern", ["(?i)inc-[0-9]+", "***=INC", "[", "INC-(", "a{999}"])
 def test_a_pattern_that_no_ticket_can_have_is_refused(desk_config: Config, asker: Person, pattern: str) -> None:
+    desk.set_policy(desk_config, "reasons", "{TAX}")
     with pytest.raises(RefusedError, match="does not take this value"):
         desk.set_policy(desk_config, "ticket_pattern", pattern)
-    ask(asker, devices(desk_config))
+    ask(asker, devices(desk_config), reason="TAX")

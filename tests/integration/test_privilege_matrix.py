@@ -275,7 +275,7 @@ FETCH = [
     "SELECT coatcheck.retry_fetch(1, 0, 1)",
     "SELECT coatcheck.retry_open(NULL, NULL)",
 ]
-APPROVE = ["SELECT coatcheck.reveal_approve(1)", "INSERT INTO coatcheck.reveal_approval VALUES (1, 'a', now())"]
+APPROVE = ["SELECT coatcheck.reveal_approve(1)", "INSERT INTO coatcheck.reveal_approval VALUES (1, 'a', 1, now())"]
 ERASE = [
     "SELECT coatcheck.erase_tokens(1, '{a}')",
     "SELECT coatcheck.erase_epoch(1, 2020)",

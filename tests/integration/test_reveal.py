@@ -138,11 +138,17 @@ def test_another_name_is_not_another_person(
     database: LoginDatabase, config: Config, people: People, approver: Person
 ) -> None:
     both = people.new("revealer", "approver")
-    number = ask(both, devices(config))
+    desk.set_policy(config, "daily_items", "60")
+    number, other = ask(both, devices(config)), ask(people.new("revealer"), devices(config, 51))
+    desk.approve(both.config, other)
+    again = "SELECT refusal FROM coatcheck.reveal_request(%s, 'FRAUD', %s)"
     with both.connect() as session:
         database.execute(f"ALTER ROLE {both.name} RENAME TO renamed")
         try:
-            assert session.execute("SELECT refusal FROM coatcheck.reveal_approve(%s)", [number]).fetchone() == ("self",)
+            for mine, word in ((number, "self"), (other, "twice")):
+                found = session.execute("SELECT refusal FROM coatcheck.reveal_approve(%s)", [mine]).fetchone()
+                assert found == (word,)
+            assert session.execute(again, [devices(config, 60), TICKET]).fetchone() == ("quota",)
         finally:
             database.execute(f"ALTER ROLE renamed RENAME TO {both.name}")
     database.execute(f"ALTER ROLE {both.name} PASSWORD 'known'")

@@ -20,6 +20,7 @@ import pytest
 import trustme
 from botocore.credentials import Credentials as BotoCredentials
 
+from coatcheck.sources import sqs_client
 from coatcheck.sources.aws import AwsTarget, Credentials
 from coatcheck.sources.sqs_client import SqsClient, SqsError
 
@@ -147,10 +148,22 @@ async def client_of(url: str, credentials: Credentials | None = None, **options:
         await client.close()
 
 
+as_it_is_chosen = pytest.mark.parametrize("transport", ["direct"], indirect=True)
+"""For tests of what only one of them does, or of which is taken."""
+
+
 async def failure_of(call: Awaitable[object]) -> SqsError:
     with pytest.raises(SqsError) as caught:
         await call
     return caught.value
+
+
+@pytest.fixture(autouse=True, params=["direct", "pyreqwest"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to speak HTTP are held to the same tests; the second has no proxy here, but speaks as if it had."""
+    if request.param != "direct":
+        monkeypatch.setattr(sqs_client, "_has_proxy", lambda _: True)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -321,16 +334,22 @@ def test_after_close_nothing_is_sent() -> None:
     asyncio.run(run())
 
 
+@asynccontextmanager
+async def telling_ends() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """An echo, and an event for the end of a connection to it."""
+    ended, server = asyncio.Event(), Server(echo)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.serve(reader, writer)
+        ended.set()
+
+    async with listening(connected) as port:
+        yield port, ended
+
+
 def test_close_ends_idle_connections() -> None:
     async def run() -> None:
-        ended = asyncio.Event()
-        server = Server(echo)
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await server.serve(reader, writer)
-            ended.set()
-
-        async with listening(connected) as port:
+        async with telling_ends() as (port, ended):
             async with client_of(f"http://{HOST}:{port}") as client:
                 await client.call("ReceiveMessage", b"{}", timeout=5)
                 assert not ended.is_set()
@@ -355,6 +374,7 @@ def test_connections_that_the_server_closes_meanwhile_do_no_harm() -> None:
     asyncio.run(run())
 
 
+@as_it_is_chosen
 @pytest.mark.parametrize(("operation", "again"), [("ReceiveMessage", True), ("SendMessageBatch", False)])
 def test_a_request_that_meets_a_closed_connection_is_sent_again_if_that_does_no_harm(
     operation: str,
@@ -399,14 +419,7 @@ def test_an_informational_response_is_passed_over() -> None:
 
 def test_idle_connections_are_closed() -> None:
     async def run() -> None:
-        ended = asyncio.Event()
-        server = Server(echo)
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await server.serve(reader, writer)
-            ended.set()
-
-        async with listening(connected) as port, client_of(f"http://{HOST}:{port}", idle_timeout=0.1) as client:
+        async with telling_ends() as (port, ended), client_of(f"http://{HOST}:{port}", idle_timeout=0.1) as client:
             await client.call("ReceiveMessage", b"{}", timeout=5)
             async with asyncio.timeout(10):
                 await ended.wait()
@@ -730,6 +743,7 @@ async def proxied(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Serv
             yield server, proxy, f"http://{HOST}:{proxy_port}"
 
 
+@as_it_is_chosen
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "option"])
 def test_http_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     async def run() -> None:
@@ -745,6 +759,7 @@ def test_http_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch, variable: 
     asyncio.run(run())
 
 
+@as_it_is_chosen
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "option"])
 def test_https_goes_through_a_tunnel_and_is_verified(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, ca_bundle: Path, variable: str
@@ -762,6 +777,7 @@ def test_https_goes_through_a_tunnel_and_is_verified(
     asyncio.run(run())
 
 
+@as_it_is_chosen
 @pytest.mark.parametrize("no_proxy", ["sqs.invalid", ".invalid", "*"])
 def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
     async def run() -> None:
@@ -776,6 +792,7 @@ def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> N
     asyncio.run(run())
 
 
+@as_it_is_chosen
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_loopback_needs_no_no_proxy(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     async def run() -> None:
@@ -791,6 +808,7 @@ def test_loopback_needs_no_no_proxy(monkeypatch: pytest.MonkeyPatch, host: str) 
     asyncio.run(run())
 
 
+@as_it_is_chosen
 def test_a_proxy_that_wants_a_password_denies() -> None:
     async def run() -> None:
         async with serving(always(407)) as proxy, client_of("http://sqs.invalid", proxy=proxy.url) as client:

@@ -318,3 +318,15 @@ class Alone:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
     """The command in this process, in a folder of its own with nothing in it."""
     return Alone(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def aws_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """AWS as users set it, by the environment; nothing of theirs."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")

@@ -11,10 +11,10 @@ from typing import IO, TYPE_CHECKING, TypeVar
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.context import configuration
 from coatcheck.cli.sections import Sections
 
 if TYPE_CHECKING:
-    from coatcheck.config import Config
     from coatcheck.vault.chain import Entry, Verified
 
 T = TypeVar("T")
@@ -33,12 +33,6 @@ class _Audit(Sections):
 @click.group(cls=_Audit)
 def audit() -> None:
     """Read the audit trail, verify it, and sign checkpoints of it."""
-
-
-def _config(context: click.Context) -> Config:
-    from coatcheck.config import load
-
-    return load(context.obj)
 
 
 class _IsoTime(click.ParamType[datetime]):
@@ -67,7 +61,7 @@ def list_(
     from coatcheck import trail
 
     limit = limit if limit or as_json else _LIMIT
-    found = trail.entries(_config(context), since=since, events=events, limit=limit)
+    found = trail.entries(configuration(context), since=since, events=events, limit=limit)
     if as_json:
         for lines in _pages(trail.lines(found)):
             terminal.out("\n".join(lines))
@@ -106,7 +100,7 @@ def verify(context: click.Context, file: IO[bytes] | None, checkpoints: tuple[Pa
     """
     from coatcheck import trail
 
-    _report(trail.verify(lambda: _config(context), file, checkpoints, key), with_checkpoints=bool(checkpoints))
+    _report(trail.verify(lambda: configuration(context), file, checkpoints, key), with_checkpoints=bool(checkpoints))
 
 
 def _report(found: Verified, *, with_checkpoints: bool) -> None:
@@ -143,7 +137,7 @@ def init_key(context: click.Context, tenant: str | None) -> None:
     """
     from coatcheck import trail
 
-    created = trail.init_key(_config(context), tenant)
+    created = trail.init_key(configuration(context), tenant)
     for path in created.files:
         terminal.out(f"wrote {path}")
     for text in created.warnings:
@@ -169,7 +163,7 @@ def checkpoint(context: click.Context, target: str | None, follow: bool) -> None
     """
     from coatcheck import trail
 
-    config = _config(context)
+    config = configuration(context)
     if follow:
         trail.follow(config, target, show=_show, wrote=_wrote, warn=terminal.warn)
         return

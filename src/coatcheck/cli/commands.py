@@ -11,6 +11,7 @@ import click
 
 from coatcheck import terminal
 from coatcheck.cli.audit import audit
+from coatcheck.cli.context import configuration
 from coatcheck.cli.erase import erase
 from coatcheck.cli.keys import keys
 from coatcheck.cli.quarantine import quarantine
@@ -66,13 +67,6 @@ cli.add_command(find)
 cli.add_command(erase)
 cli.add_command(keys)
 cli.add_command(audit)
-
-
-def configuration(context: click.Context) -> Config:
-    """Read the configuration that the global options name."""
-    from coatcheck.config import load
-
-    return load(context.obj)
 
 
 @cli.command()

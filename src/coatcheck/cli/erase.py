@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.context import configuration
 from coatcheck.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def erase(  # noqa: PLR0917 - click passes them by name
     Tombstones take the place of tokens in the rows, and no two are the same. The beginning and the end are on the audit
     trail, without any value. What was cut short is done again by the same command.
     """
-    from coatcheck.config import load
     from coatcheck.erasure import Why
 
     if sum((bool(tokens), value is not None, where is not None, epoch is not None)) != 1:
@@ -70,7 +70,7 @@ def erase(  # noqa: PLR0917 - click passes them by name
     if (value is None) != (domain is None):
         raise ConfigError("--value and --domain go together", hint="such as --value - --domain ip")
     _refuse_unasked(yes=yes)
-    config = load(context.obj)
+    config = configuration(context)
     job, question = _job(tokens, value, domain, where, epoch)
     if not yes:
         click.confirm(question(config), abort=True, err=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
+from coatcheck.cli.context import configuration
 from coatcheck.cli.reveal import output, say_asked, show_originals, ticket, why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
-    from coatcheck.config import Config
     from coatcheck.sinks.postgres.quarantine import Selection
 
 _ids = click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]...")
@@ -22,12 +22,6 @@ _reason = click.option("--reason", help="Only entries with this reason.")
 @click.group()
 def quarantine() -> None:
     """Look at, retry or discard what could not be loaded."""
-
-
-def _config(context: click.Context) -> Config:
-    from coatcheck.config import load
-
-    return load(context.obj)
 
 
 def _selection(ids: tuple[int, ...], reason: str | None, *, everything: bool) -> Selection:
@@ -51,7 +45,7 @@ def list_(context: click.Context, reason: str | None, resolved: bool, limit: int
     from coatcheck import app
     from coatcheck.sinks.postgres.quarantine import Selection
 
-    entries = app.quarantine_entries(_config(context), Selection(None, reason), resolved=resolved, limit=limit)
+    entries = app.quarantine_entries(configuration(context), Selection(None, reason), resolved=resolved, limit=limit)
     if as_json:
         for entry in entries:
             terminal.out_json(asdict(entry))
@@ -81,7 +75,7 @@ def show(  # noqa: PLR0917 - click passes them by name
     from coatcheck import desk
     from coatcheck.cli.private import check_output
 
-    config = _config(context)
+    config = configuration(context)
     check_output(output)
     item = f"{desk.QUARANTINE}{quarantine_id}"
     asked = desk.request(config, [item], reason=reason, ticket=ticket, break_glass=break_glass)
@@ -101,7 +95,7 @@ def retry(context: click.Context, ids: tuple[int, ...], reason: str | None, ever
     """Send held messages down the road again, after [columns] or the database was mended. Needs the private key."""
     from coatcheck import app
 
-    done = app.quarantine_retry(_config(context), _selection(ids, reason, everything=everything))
+    done = app.quarantine_retry(configuration(context), _selection(ids, reason, everything=everything))
     again = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.rejected.items()))
     terminal.out(
         f"{done.loaded:,} loaded, {sum(done.rejected.values()):,} rejected again" + (f": {again}" if again else "")
@@ -128,4 +122,4 @@ def discard(context: click.Context, ids: tuple[int, ...], reason: str | None, ev
         if not sys.stdin.isatty():
             raise RefusedError("discarding erases bodies for good", hint="say --yes")
         click.confirm("erase these bodies for good?", abort=True, err=True)
-    terminal.out(f"discarded {app.quarantine_discard(_config(context), selection):,} messages")
+    terminal.out(f"discarded {app.quarantine_discard(configuration(context), selection):,} messages")

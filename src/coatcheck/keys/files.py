@@ -104,8 +104,8 @@ def _write_all(folder: Path, files: dict[str, tuple[int, bytes]], make: Callable
         make(folder)
         for name, (mode, data) in files.items():
             _write_new(folder / name, mode, data, written)
-        _sync_folder(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder)
+        sync_folder(folder.parent)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "unknown error")
         for path in written:
@@ -136,7 +136,8 @@ def _write_new(path: Path, mode: int, data: bytes, written: list[Path]) -> None:
         os.fsync(fd)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have what was made or renamed in a folder on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -188,7 +189,7 @@ def replace_key_file(path: Path, mode: int, data: bytes) -> None:
     try:
         _write_new(begun, mode, data, written)
         begun.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         for left in written:
             with suppress(OSError):
@@ -200,7 +201,7 @@ def remove_key_file(path: Path) -> None:
     """Delete a key file for good. Only within `change`. Raises ConfigError."""
     try:
         path.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _change_failed(path.parent, error.errno) from None
 

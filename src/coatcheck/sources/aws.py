@@ -149,8 +149,8 @@ class Signer:
         self.offset = 0.0
         self._clock = clock
         self._region = region
-        self._host = _host_header(endpoint_url)
-        self._path = quote(urlsplit(endpoint_url).path or "/", safe="/~")
+        self._host = host_header(endpoint_url)
+        self._path = request_path(endpoint_url)
         self._second = -1
         self._keys: Keys | None = None
         self._day = ""
@@ -299,7 +299,12 @@ def _region_of(url: str | None) -> str | None:
     return None
 
 
-def _host_header(url: str) -> str:
+def request_path(endpoint_url: str) -> str:
+    """Return the path that is signed, and sent, of requests to an endpoint."""
+    return quote(urlsplit(endpoint_url).path or "/", safe="/~")
+
+
+def host_header(url: str) -> str:
     """Return the Host header as HTTP clients send it: lower case, no user, no default port."""
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -14,9 +14,11 @@ from collections.abc import Coroutine, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httptools
+
+from coatcheck.sources.aws import host_header, request_path
 
 _PORTS = {"http": 80, "https": 443}
 _FINAL = 200
@@ -39,12 +41,12 @@ class Answer(NamedTuple):
 
 
 class _Exchange:
-    """One request on its way: its bytes, and the future of its answer. `again`: it may be sent twice."""
+    """One request on its way: its bytes, the future of its answer, its deadline. `again`: it may be sent twice."""
 
-    __slots__ = ("again", "answer", "data", "timer")
+    __slots__ = ("again", "answer", "data", "deadline", "timer")
 
-    def __init__(self, data: bytes, answer: Future[Answer], *, again: bool) -> None:
-        self.data, self.answer, self.again = data, answer, again
+    def __init__(self, data: bytes, answer: Future[Answer], deadline: float, *, again: bool) -> None:
+        self.data, self.answer, self.deadline, self.again = data, answer, deadline, again
         self.timer: asyncio.TimerHandle | None = None
 
     def done(self, answer: Answer) -> None:
@@ -86,6 +88,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, exchange: _Exchange) -> None:
         """Send a request; the connection is free."""
+        exchange.timer = asyncio.get_running_loop().call_at(exchange.deadline, self.expire)
         self._exchange, self._begun = exchange, False
         self._parts: list[bytes] = []
         self._headers: dict[str, str] = {}
@@ -152,10 +155,8 @@ class Direct:
     ) -> None:
         parts = urlsplit(endpoint_url)
         self._host, self._port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        host = shown if self._port == _PORTS[parts.scheme] else f"{shown}:{self._port}"
-        path = quote(parts.path or "/", safe="/~")
-        self._head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {user_agent}\r\n"
+        first = f"POST {request_path(endpoint_url)} HTTP/1.1\r\nhost: {host_header(endpoint_url)}\r\n"
+        self._head = f"{first}user-agent: {user_agent}\r\n"
         self._tls, self._connect_timeout, self._idle_timeout = tls, connect_timeout, idle_timeout
         self._places = asyncio.Semaphore(max_connections) if max_connections else None
         self._idle: list[_Connection] = []
@@ -175,12 +176,12 @@ class Direct:
             raise ValueError("header")
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         data = f"{self._head}{lines}content-length: {len(payload)}\r\n\r\n".encode() + payload
-        exchange = _Exchange(data, loop.create_future(), again=again)
-        connection = self._free(loop.time()) if self._places is None else None
+        now = loop.time()
+        exchange = _Exchange(data, loop.create_future(), now + timeout, again=again)
+        connection = self._free(now) if self._places is None else None
         if connection is None:
-            self._start(self._connect_and_send(exchange, loop.time() + timeout))
+            self._start(self._connect_and_send(exchange))
         else:
-            exchange.timer = loop.call_later(timeout, connection.expire)
             connection.send(exchange)
         return exchange.answer
 
@@ -189,26 +190,24 @@ class Direct:
         if self._closing is not None:
             exchange.failed("ClientClosed")
             return
-        loop, timer = asyncio.get_running_loop(), exchange.timer
-        if timer is not None:
-            timer.cancel()
+        if exchange.timer is not None:
+            exchange.timer.cancel()  # its connection is gone
         exchange.again = False
-        self._start(self._connect_and_send(exchange, timer.when() if timer is not None else loop.time()))
+        self._start(self._connect_and_send(exchange))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect_and_send(self, exchange: _Exchange, deadline: float) -> None:
+    async def _connect_and_send(self, exchange: _Exchange) -> None:
         try:
             async with self._places or nullcontext():
-                loop = asyncio.get_running_loop()
-                connection = self._free(loop.time()) or await self._connect(deadline)
+                now = asyncio.get_running_loop().time()
+                connection = self._free(now) or await self._connect(exchange.deadline)
                 if exchange.answer.cancelled():  # nobody waits for it, and it was not sent
                     self.freed(connection)
                     return
-                exchange.timer = loop.call_at(deadline, connection.expire)
                 connection.send(exchange)
                 if self._places is not None:
                     await asyncio.wait({exchange.answer})
@@ -222,7 +221,6 @@ class Direct:
         """Open a connection. Raises DirectError."""
         loop = asyncio.get_running_loop()
         limit = min(self._connect_timeout, deadline - loop.time())
-        code = "ConnectError"
         try:
             async with asyncio.timeout(limit):
                 server_name = self._host if self._tls else None
@@ -238,9 +236,6 @@ class Direct:
         except OSError:
             code = "ConnectError"
         else:
-            with suppress(OSError, AttributeError):
-                raw = connection.transport.get_extra_info("socket")
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._all.add(connection)
             return connection
         raise DirectError(code)  # outside the handlers: what was caught may quote the peer

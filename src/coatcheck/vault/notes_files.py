@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coatcheck.errors import ConfigError
+from coatcheck.keys.files import sync_folder
 from coatcheck.keys.notes import split_notes
 from coatcheck.vault.checkpoints import NOTE_LIMIT, is_note_name, note_name, other_note
 
@@ -43,7 +44,7 @@ class FolderNotes:
                     os.link(begun, path)  # unlike a rename, it does not overwrite
             finally:
                 begun.unlink(missing_ok=True)
-            _sync(self._folder)
+            sync_folder(self._folder)
         if read(path, NOTE_LIMIT) != note:
             raise other_note(str(path))
         return str(path)
@@ -64,7 +65,7 @@ class FileNotes:
         """Append the note, on the disk. Raises ConfigError: it cannot be written."""
         with _writing(self._path):
             _write(self._path, os.O_CREAT | os.O_APPEND, note)
-            _sync(self._path.parent)
+            sync_folder(self._path.parent)
         return str(self._path)
 
 
@@ -116,14 +117,6 @@ def _write(path: Path, flags: int, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(fd)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

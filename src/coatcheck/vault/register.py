@@ -6,12 +6,13 @@ same values without a word, and duplicates would fall apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
 
 from coatcheck.errors import ConfigError
+from coatcheck.keys import Form
 from coatcheck.keys.forms import parse_form
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
@@ -66,6 +67,18 @@ def register(
 def frozen_forms(connection: psycopg.Connection[Any], kid: str) -> dict[str, str]:
     """Return the form id of each domain as it was frozen for a key."""
     return dict(connection.execute(query("key_forms"), {"kid": kid}).fetchall())
+
+
+def forms_of_keys(
+    connection: psycopg.Connection[Any], kids: Iterable[str], domain: str, otherwise: Form
+) -> dict[str, Form]:
+    """Return the canonical form of a domain under each key: as it was frozen, or `otherwise`.
+
+    Raises UnreachableError, ConfigError.
+    """
+    with translated("read the canonical forms"):
+        frozen = {kid: frozen_forms(connection, kid).get(domain) for kid in kids}
+    return {kid: parse_form(form_id) if form_id else otherwise for kid, form_id in frozen.items()}
 
 
 def _hold_against(frozen: Mapping[str, str], forms: Mapping[str, str], kid: str) -> None:

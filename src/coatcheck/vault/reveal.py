@@ -194,7 +194,7 @@ class Desk:
         items = self.items(request)
         with translated("fetch originals"), self._connection.transaction():
             rows = self._connection.execute(query("reveal_fetch"), {"request": request}).fetchall()
-            originals = list(unseal(items, rows))
+            originals = unseal(items, rows)
             show(originals)
             problems = [original.problem for original in originals]
             counts = {word: problems.count(word) for word in ("planted", "damaged", "gone")}
@@ -210,23 +210,24 @@ class Unsealer:
 
     def __init__(self, opener: Opener, tokenizers: Mapping[str, Tokenizer], forms: Mapping[str, Form]) -> None:
         self._opener, self._tokenizers, self._forms = opener, tokenizers, forms
-        self._refused: ConfigError | None = None
 
-    def __call__(self, items: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Iterator[Original]:
-        """Yield the original of each item. Raises UnreachableError; ConfigError: no key opens any of them."""
-        found: dict[str, list[tuple[Any, ...]]] = {item: [] for item in items}
+    def __call__(self, items: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[Original]:
+        """Return the original of each item. Raises UnreachableError; ConfigError: no key opens any of them."""
+        kept: dict[str, list[tuple[Any, ...]]] = {item: [] for item in items}
         for item, *rest in rows:
-            found[item].append(tuple(rest))
-        self._refused, opened = None, 0
-        for item, kept in found.items():
-            tried = [self._original(item, row) for row in kept]
-            best = next((one for one in tried if not one.problem), tried[0] if tried else Original(item, "", "gone"))
-            opened += not best.problem
-            yield best
-        if self._refused is not None and not opened:
-            raise self._refused
+            kept[item].append(tuple(rest))
+        foreign: list[ConfigError] = []
+        found = [self._best(item, each, foreign) for item, each in kept.items()]
+        if foreign and all(original.problem for original in found):
+            raise foreign[0]
+        return found
 
-    def _original(self, item: str, row: tuple[Any, ...]) -> Original:
+    def _best(self, item: str, rows: Sequence[tuple[Any, ...]], foreign: list[ConfigError]) -> Original:
+        """Return the true original among what is kept under an item, or what is the matter with the newest."""
+        tried = [self._original(item, row, foreign) for row in rows]
+        return next((one for one in tried if not one.problem), tried[0] if tried else Original(item, "", "gone"))
+
+    def _original(self, item: str, row: tuple[Any, ...], foreign: list[ConfigError]) -> Original:
         epoch, form_id, key, nonce, ciphertext, dek_id, kek, wrapped = row
         if kek is None:  # its data key is not there
             return Original(item, "", "damaged")
@@ -237,7 +238,7 @@ class Unsealer:
         except (OpenError, UnicodeDecodeError):
             return Original(item, "", "damaged")
         except ConfigError as error:  # for another key: a loader may have planted it, so the others are looked at
-            self._refused = error
+            foreign.append(error)
             return Original(item, "", "damaged")
         if key is None and not self._is_token_of(item, text, form_id):
             return Original(item, "", "planted")

@@ -5,10 +5,11 @@
 -- do not raise when policy refuses, but return the refusal as a word, so that the entry about it on the trail is kept.
 -- Each sets the time zone: a day of the caller's zone may be 300 hours long, or none.
 
--- What a loader may put in is bounded: nobody is to choke on it, or show it to a terminal, that has to work with it.
--- Locked in the order in which a batch of a running loader takes them: it waits, and nobody waits in a circle.
+-- In the order in which a batch of a running loader takes them: it waits, and nobody waits in a circle.
 LOCK TABLE coatcheck.ledger, coatcheck.data_key, coatcheck.vault, coatcheck.alias, coatcheck.quarantine
     IN ACCESS EXCLUSIVE MODE;
+
+-- What a loader may put in is bounded: nobody is to choke on it, or show it to a terminal, that has to work with it.
 ALTER TABLE coatcheck.vault
     ADD CONSTRAINT vault_bounds CHECK (
         starts_with(token, 'pt1_') AND length(token) BETWEEN 49 AND 69 AND epoch BETWEEN 1970 AND 999912
@@ -113,7 +114,8 @@ BEGIN
 END
 $$;
 
--- Who is logged in, by what does not change with the name.
+-- Who is logged in, by what does not change with the name. A name is for people to read; only nobody's own request is his
+-- by the name as well: a login that was made anew under it is taken for the same person there.
 CREATE FUNCTION coatcheck.me() RETURNS oid
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT oid FROM pg_roles WHERE rolname = session_user $$;
@@ -153,7 +155,7 @@ CREATE TABLE coatcheck.reveal_request (
     denied_at    timestamptz
 );
 
-CREATE INDEX reveal_request_daily ON coatcheck.reveal_request (requested_by, requested_at);
+CREATE INDEX reveal_request_daily ON coatcheck.reveal_request (requested_id, requested_at);
 
 CREATE TABLE coatcheck.reveal_item (
     request_id bigint NOT NULL REFERENCES coatcheck.reveal_request,
@@ -166,8 +168,9 @@ CREATE INDEX reveal_item_of ON coatcheck.reveal_item (item);
 CREATE TABLE coatcheck.reveal_approval (
     request_id  bigint      NOT NULL REFERENCES coatcheck.reveal_request,
     approved_by text        NOT NULL,
+    approved_id oid         NOT NULL,
     approved_at timestamptz NOT NULL,
-    PRIMARY KEY (request_id, approved_by)
+    PRIMARY KEY (request_id, approved_id)
 );
 
 -- xid is the transaction that put the opening on the trail: nothing is handed out before it has committed.
@@ -217,7 +220,7 @@ BEGIN
                        (SELECT format_type(atttypid, NULL) FROM pg_attribute
                         WHERE attrelid = 'coatcheck.policy'::regclass AND attname = set_policy.name))
             INTO after USING value;
-        PERFORM coatcheck.unreasonable('LEGAL', 'INC-1');  -- the pattern is one
+        PERFORM coatcheck.unreasonable(reasons[1], 'INC-1') FROM coatcheck.policy;  -- the pattern is one
     EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
         RETURN 'value';
     END;
@@ -266,7 +269,7 @@ BEGIN
                 WHEN bool_and(item ~ '^quarantine:[1-9][0-9]{0,17}$') THEN 'quarantine' END INTO kind_
     FROM unnest(wanted) AS item;
     SELECT coalesce(sum(r.items), 0) INTO used FROM coatcheck.reveal_request AS r
-    WHERE r.requested_by = session_user AND r.kind <> 'retry' AND r.requested_at > now_ - interval '24 hours';
+    WHERE r.requested_id = coatcheck.me() AND r.kind <> 'retry' AND r.requested_at > now_ - interval '24 hours';
 
     refusal := CASE
         WHEN kind_ IS NULL THEN 'item'
@@ -278,7 +281,7 @@ BEGIN
         WHEN reveal_request.break_glass AND count_ > p.single_items THEN 'break-glass most'
         WHEN reveal_request.break_glass AND EXISTS (
             SELECT FROM coatcheck.reveal_request AS r
-            WHERE r.requested_by = session_user AND r.break_glass AND r.denied_at IS NULL
+            WHERE r.requested_id = coatcheck.me() AND r.break_glass AND r.denied_at IS NULL
               AND NOT EXISTS (SELECT FROM coatcheck.reveal_approval AS a WHERE a.request_id = r.request_id)
         ) THEN 'break-glass unreviewed'
     END;
@@ -353,13 +356,13 @@ BEGIN
         WHEN r.requested_by = session_user OR r.requested_id = coatcheck.me() THEN 'self'
         WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN EXISTS (SELECT FROM coatcheck.reveal_approval AS a
-                     WHERE a.request_id = r.request_id AND a.approved_by = session_user) THEN 'twice'
+                     WHERE a.request_id = r.request_id AND a.approved_id = coatcheck.me()) THEN 'twice'
         WHEN r.break_glass THEN NULL
         WHEN coatcheck.reveal_state(r, now_) <> 'waiting' THEN coatcheck.reveal_state(r, now_)
     END;
     IF refusal IS NULL THEN
-        INSERT INTO coatcheck.reveal_approval (request_id, approved_by, approved_at)
-        VALUES (r.request_id, session_user, now_);
+        INSERT INTO coatcheck.reveal_approval (request_id, approved_by, approved_id, approved_at)
+        VALUES (r.request_id, session_user, coatcheck.me(), now_);
         figure := greatest(r.approvals - (SELECT count(*) FROM coatcheck.reveal_approval AS a
                                           WHERE a.request_id = r.request_id), 0);
     END IF;
@@ -386,7 +389,7 @@ BEGIN
     refusal := CASE
         WHEN r.request_id IS NULL THEN 'no request'
         WHEN r.break_glass AND (r.requested_by = session_user OR r.requested_id = coatcheck.me()) THEN 'self'
-        WHEN (r.break_glass OR r.requested_by <> session_user)
+        WHEN (r.break_glass OR r.requested_id <> coatcheck.me())
              AND NOT has_function_privilege(session_user, 'coatcheck.reveal_approve(bigint)', 'EXECUTE') THEN 'not yours'
         WHEN r.denied_at IS NOT NULL THEN 'denied'
         WHEN NOT r.break_glass AND EXISTS (SELECT FROM coatcheck.reveal_opening AS o
@@ -422,7 +425,7 @@ BEGIN
     SELECT * INTO STRICT p FROM coatcheck.policy;
     state := coatcheck.reveal_state(r, now_);
     refusal := CASE WHEN state IS NULL THEN 'no request'
-                    WHEN r.requested_by <> session_user OR r.requested_id <> coatcheck.me() THEN 'not yours'
+                    WHEN r.requested_id <> coatcheck.me() THEN 'not yours'
                     WHEN state NOT IN ('approved', 'opened') THEN state
                     -- the policy may have become stricter since it was asked for
                     WHEN r.break_glass AND NOT p.break_glass THEN 'break-glass off'
@@ -455,7 +458,7 @@ AS $$
     UPDATE coatcheck.reveal_opening AS o
     SET settled = coalesce(o.settled, pg_current_wal_insert_lsn())
     FROM coatcheck.reveal_request AS r
-    WHERE o.request_id = reveal_settle.request_id AND r.request_id = o.request_id AND r.requested_by = session_user
+    WHERE o.request_id = reveal_settle.request_id AND r.request_id = o.request_id AND r.requested_id = coatcheck.me()
       AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
 $$;
 
@@ -469,8 +472,8 @@ DECLARE
 BEGIN
     SELECT o.settled INTO settled
     FROM coatcheck.reveal_opening AS o JOIN coatcheck.reveal_request AS r USING (request_id)
-    WHERE o.request_id = require_open.request_id AND r.requested_by = session_user AND o.fetched_at IS NULL
-      AND r.requested_id = coatcheck.me() AND r.denied_at IS NULL AND (r.kind = 'retry') = require_open.retry
+    WHERE o.request_id = require_open.request_id AND r.requested_id = coatcheck.me() AND o.fetched_at IS NULL
+      AND r.denied_at IS NULL AND (r.kind = 'retry') = require_open.retry
       AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned() AND pg_xact_status(o.xid) = 'committed'
       AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at;
     IF settled IS NULL THEN
@@ -520,7 +523,7 @@ AS $$
 BEGIN
     UPDATE coatcheck.reveal_opening AS o SET shown = true
     FROM coatcheck.reveal_request AS r
-    WHERE o.request_id = reveal_shown.request_id AND r.request_id = o.request_id AND r.requested_by = session_user
+    WHERE o.request_id = reveal_shown.request_id AND r.request_id = o.request_id AND r.requested_id = coatcheck.me()
       AND o.fetched_at IS NOT NULL AND NOT o.shown
       AND least(reveal_shown.shown, planted, damaged, gone) >= 0 AND reveal_shown.shown + planted + damaged + gone = r.items;
     IF NOT FOUND THEN
@@ -550,7 +553,7 @@ AS $$
     CROSS JOIN coatcheck.policy AS p
     CROSS JOIN LATERAL (SELECT coalesce(array_agg(b.approved_by ORDER BY approved_at), '{}') AS approved_by
                         FROM coatcheck.reveal_approval AS b WHERE b.request_id = r.request_id) AS a
-    WHERE r.requested_by = session_user
+    WHERE r.requested_id = coatcheck.me()
        OR has_function_privilege(session_user, 'coatcheck.reveal_approve(bigint)', 'EXECUTE')
        OR has_table_privilege(session_user, 'coatcheck.audit', 'SELECT')
     ORDER BY r.request_id DESC
@@ -564,7 +567,7 @@ AS $$
     SELECT i.item
     FROM coatcheck.reveal_item AS i JOIN coatcheck.reveal_request AS r USING (request_id)
     WHERE i.request_id = reveal_items.request_id
-      AND (r.requested_by = session_user
+      AND (r.requested_id = coatcheck.me()
            OR has_function_privilege(session_user, 'coatcheck.reveal_approve(bigint)', 'EXECUTE')
            OR has_table_privilege(session_user, 'coatcheck.audit', 'SELECT'))
     ORDER BY i.item
@@ -629,9 +632,8 @@ BEGIN
                q.nonce, q.ciphertext, k.dek_id, k.kek, k.wrapped
         FROM coatcheck.quarantine AS q JOIN coatcheck.data_key AS k ON k.dek_id = q.dek_id
         WHERE q.state = 'held' AND q.quarantine_id > retry_fetch.after
-          AND EXISTS (SELECT FROM coatcheck.reveal_item AS i JOIN coatcheck.reveal_request AS r USING (request_id)
-                      WHERE r.request_id = retry_fetch.request_id AND r.kind = 'retry'
-                        AND i.item = 'quarantine:' || q.quarantine_id)
+          AND EXISTS (SELECT FROM coatcheck.reveal_item AS i
+                      WHERE i.request_id = retry_fetch.request_id AND i.item = 'quarantine:' || q.quarantine_id)
         ORDER BY q.quarantine_id
         LIMIT retry_fetch.most;
 END
@@ -674,8 +676,8 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM coatcheck.reveal_request AS r
         JOIN coatcheck.reveal_item AS i USING (request_id) JOIN coatcheck.reveal_opening AS o USING (request_id)
-        WHERE r.request_id = require_retry.request_id AND r.kind = 'retry' AND r.requested_by = session_user
-          AND r.requested_id = coatcheck.me() AND i.item = 'quarantine:' || require_retry.quarantine_id
+        WHERE r.request_id = require_retry.request_id AND r.kind = 'retry' AND r.requested_id = coatcheck.me()
+          AND i.item = 'quarantine:' || require_retry.quarantine_id
           AND coatcheck.clock() BETWEEN o.opened_at AND o.closes_at
     ) THEN
         RAISE EXCEPTION 'no retry of this user is open for the message' USING ERRCODE = 'CC003';
