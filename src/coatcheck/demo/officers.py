@@ -19,6 +19,8 @@ Step = Callable[[str, str], None]
 
 def reveal_one(postgres: PostgresServer, config_of: Callable[[str], Config], samples: Samples, step: Step) -> None:
     """Reveal the address that most logins share; `config_of` gives the configuration for a connection string."""
+    step('psql -c "CREATE ROLE olga LOGIN IN ROLE coatcheck_revealer"', "Olga may ask for originals")
+    step('psql -c "CREATE ROLE lars LOGIN IN ROLE coatcheck_approver"', "Lars may approve what others ask for")
     password = secrets.token_hex(16)
     postgres.psql("-c", query("demo_officers").format(password=password))
     olga, lars = (config_of(postgres.dsn_of(name, password)) for name in ("olga", "lars"))
