@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -152,14 +152,23 @@ class Signer:
         self._host = host_header(endpoint_url)
         self._path = request_path(endpoint_url)
         self._second = -1
+        self._polls: dict[bytes, Mapping[str, str]] = {}
         self._keys: Keys | None = None
         self._day = ""
 
-    def sign(self, operation: str, payload: bytes, keys: Keys) -> dict[str, str]:
+    def sign(self, operation: str, payload: bytes, keys: Keys) -> Mapping[str, str]:
         """Return the headers of one request of `AmazonSQS.<operation>`, but for those the HTTP client sets itself."""
         second = int(self._clock() + self.offset)
         if second != self._second or keys is not self._keys:
             self._prepare(second, keys)
+        if operation != "ReceiveMessage":
+            return self._signed(operation, payload, keys)
+        headers = self._polls.get(payload)  # polls are all the same: signed once a second
+        if headers is None:
+            headers = self._polls[payload] = self._signed(operation, payload, keys)
+        return headers
+
+    def _signed(self, operation: str, payload: bytes, keys: Keys) -> Mapping[str, str]:
         target = "AmazonSQS." + operation
         digest = hashlib.sha256(payload).hexdigest()
         canonical = hashlib.sha256(f"{self._head}{target}{self._tail}{digest}".encode()).hexdigest()
@@ -193,6 +202,7 @@ class Signer:
         self._day = date[:8]
         self._keys = keys
         self._second = second
+        self._polls = {}
 
 
 def resolve(

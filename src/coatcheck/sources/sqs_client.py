@@ -163,16 +163,15 @@ class SqsClient:
             raise SqsError(operation, "invalid", "ClientClosed")
         try:
             headers = self._signer.sign(operation, payload, keys)
-            answer = self._direct.post(headers, payload, timeout=timeout, again=operation not in _ONCE)
+            exchange = self._direct.post(headers, payload, timeout=timeout, again=operation not in _ONCE)
         except ValueError as error:
             failure = transport_failure(operation, error)
         else:
-            if late is None:
-                return await self._answer(operation, keys, answer)
             try:
-                return await self._answer(operation, keys, asyncio.shield(answer))
+                return await self._answer(operation, keys, exchange.answer)
             except asyncio.CancelledError:
-                self._adopt(operation, keys, answer, late)
+                if late is not None:
+                    self._adopt(operation, keys, exchange.outlive(), late)
                 raise
         raise failure
 
