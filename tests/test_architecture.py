@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline.validate",
         "pipeline.mask",
         "pipeline.keying",
+        "pipeline.columnwise",
         "pipeline.road",
         "pipeline.breaker",
     ),
@@ -33,7 +34,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """Lower layers first; a module imports its own package's modules, and layers below its own."""
 
-PURE = ("pipeline.decode", "pipeline.validate", "pipeline.mask", "pipeline.keying", "pipeline.road", "pipeline.breaker")
+PURE = (
+    "pipeline.decode",
+    "pipeline.validate",
+    "pipeline.mask",
+    "pipeline.keying",
+    "pipeline.columnwise",
+    "pipeline.road",
+    "pipeline.breaker",
+)
 IMPURE = {"os", "time", "random", "logging", "socket", "asyncio", "pathlib", "subprocess"}
 HOMES = {
     "psycopg": ("sinks.postgres", "sql", "vault"),

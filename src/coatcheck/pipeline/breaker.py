@@ -25,6 +25,10 @@ class Breaker:
         """Take note of what the stages made of one message. Raises RefusedError when the breaker opens."""
         self._stages.observe(rejected=rejected)
 
+    def passed(self, messages: int) -> None:
+        """Take note of messages in a row that the stages let pass."""
+        self._stages.passed(messages)
+
     def written(self, *, loaded: int, refused: int) -> None:
         """Take note of what the database made of the rows of one write. Raises RefusedError when the breaker opens.
 
@@ -50,6 +54,13 @@ class _Watch:
     def good(self) -> bool:
         """Whether none of the latest was rejected."""
         return not self._rejects
+
+    def passed(self, messages: int) -> None:
+        if self._rejects:
+            for _ in range(messages):
+                self.observe(rejected=False)
+        else:
+            self._latest.extend([False] * messages)
 
     def observe(self, *, rejected: bool) -> None:
         latest = self._latest

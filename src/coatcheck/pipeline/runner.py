@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Row, size_of
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Rejected, Row, size_of_all
 from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
 from coatcheck.pipeline.road import Road
 
@@ -147,16 +147,16 @@ class Runner:
         if not len(batch):
             self._since = time.monotonic()
         self.counts.received += len(messages)
-        travel, observe = self._road.travel, self._breaker.observe
-        for message in messages:
-            self._bytes += size_of(message.body)
-            entry = travel(message)
-            if isinstance(entry, Row):
-                observe(rejected=False)
-                batch.rows.append(entry)
-            else:
-                observe(rejected=True)
-                batch.rejected.append(entry)
+        self._bytes += size_of_all(messages)
+        entries = self._road.travel_together(messages)
+        rejected = [entry for entry in entries if isinstance(entry, Rejected)]
+        batch.rows += [entry for entry in entries if isinstance(entry, Row)]
+        batch.rejected += rejected
+        if rejected:
+            for entry in entries:
+                self._breaker.observe(rejected=isinstance(entry, Rejected))
+        else:
+            self._breaker.passed(len(entries))
 
     async def _dispatch(self) -> None:
         """Hand the open batch to a writer as soon as one is free."""

@@ -36,7 +36,9 @@ _YEAR_10000_S = 253_402_300_800
 _json = msgspec.json.Encoder(decimal_format="number").encode
 
 
-class _Refused(Exception):  # noqa: N818 - not an error: the way a reject leaves a conversion
+class Refused(Exception):  # noqa: N818 - not an error
+    """The way a reject leaves a conversion: its reason, and nothing of the value."""
+
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
 
@@ -65,11 +67,11 @@ def version_code(text: str) -> int:
 
 def _version(value: Any) -> int:
     if type(value) is not str:
-        raise _Refused(Reason.WRONG_TYPE)
+        raise Refused(Reason.WRONG_TYPE)
     try:
         return version_code(value)
     except ValueError:
-        raise _Refused(Reason.NOT_A_VERSION) from None
+        raise Refused(Reason.NOT_A_VERSION) from None
 
 
 def storable(text: str) -> bool:
@@ -90,11 +92,11 @@ def _text(limit: int | None, *, numbers: bool) -> Convert:
         if type(value) is int and numbers:
             value = _decimal_text(value)
         elif type(value) is not str:
-            raise _Refused(Reason.WRONG_TYPE)
+            raise Refused(Reason.WRONG_TYPE)
         if limit is not None and len(value) > limit:
-            raise _Refused(Reason.TOO_LONG)
+            raise Refused(Reason.TOO_LONG)
         if not storable(value):
-            raise _Refused(Reason.INVALID_TEXT)
+            raise Refused(Reason.INVALID_TEXT)
         return str(value)
 
     return convert
@@ -102,21 +104,21 @@ def _text(limit: int | None, *, numbers: bool) -> Convert:
 
 def _decimal_text(value: int) -> str:
     if abs(value) >= 10**_DIGITS:
-        raise _Refused(Reason.OUT_OF_RANGE)
+        raise Refused(Reason.OUT_OF_RANGE)
     return str(value)
 
 
 def _ip(limit: int | None) -> Convert:
     def convert(value: Any) -> str:
         if type(value) is not str:
-            raise _Refused(Reason.WRONG_TYPE)
+            raise Refused(Reason.WRONG_TYPE)
         try:
             address = IPv6Address(ip_v1(value))
         except FormError as error:
-            raise _Refused(error.reason) from None
+            raise Refused(error.reason) from None
         text = str(address.ipv4_mapped or address)
         if limit is not None and len(text) > limit:
-            raise _Refused(Reason.TOO_LONG)
+            raise Refused(Reason.TOO_LONG)
         return text
 
     return convert
@@ -127,9 +129,9 @@ def _integer(kind: Kind) -> Convert:
 
     def convert(value: Any) -> int:
         if type(value) is not int:  # bool is an int to Python, not to us
-            raise _Refused(Reason.WRONG_TYPE)
+            raise Refused(Reason.WRONG_TYPE)
         if not -bound <= value < bound:
-            raise _Refused(Reason.OUT_OF_RANGE)
+            raise Refused(Reason.OUT_OF_RANGE)
         return value
 
     return convert
@@ -141,27 +143,27 @@ def _numeric(value: Any) -> str:
     if type(value) is float and math.isfinite(value):
         value = Decimal(repr(value))
     if type(value) is not Decimal:
-        raise _Refused(Reason.OUT_OF_RANGE if type(value) is float else Reason.WRONG_TYPE)
+        raise Refused(Reason.OUT_OF_RANGE if type(value) is float else Reason.WRONG_TYPE)
     if not value.is_finite() or len(value.as_tuple().digits) > _DIGITS or abs(value.adjusted()) > _DIGITS:
-        raise _Refused(Reason.OUT_OF_RANGE)
+        raise Refused(Reason.OUT_OF_RANGE)
     return str(value)
 
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise _Refused(Reason.WRONG_TYPE)
+        raise Refused(Reason.WRONG_TYPE)
     return value
 
 
 def _moment(value: Any) -> datetime:
     if type(value) is not str:
-        raise _Refused(Reason.WRONG_TYPE)
+        raise Refused(Reason.WRONG_TYPE)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+        raise Refused(Reason.NOT_A_TIMESTAMP) from None
     if moment.tzinfo is None:  # a wall clock without a zone is no moment
-        raise _Refused(Reason.NOT_A_TIMESTAMP)
+        raise Refused(Reason.NOT_A_TIMESTAMP)
     return _utc(moment)
 
 
@@ -169,7 +171,7 @@ def _utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:  # within hours of year 1 or 9999
-        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+        raise Refused(Reason.NOT_A_TIMESTAMP) from None
 
 
 def _timestamp(value: Any) -> datetime:
@@ -177,34 +179,34 @@ def _timestamp(value: Any) -> datetime:
     if type(value) is str:
         return _moment(value)
     if type(value) not in (int, float, Decimal):
-        raise _Refused(Reason.WRONG_TYPE)
+        raise Refused(Reason.WRONG_TYPE)
     if not 0 <= value < _YEAR_10000_S * 1000:  # NaN fails here too
-        raise _Refused(Reason.NOT_A_TIMESTAMP)
+        raise Refused(Reason.NOT_A_TIMESTAMP)
     seconds = value if value < _YEAR_10000_S else value / 1000
     try:
         return datetime.fromtimestamp(0, UTC) + timedelta(seconds=float(seconds))
     except OverflowError:  # rounded up to the year 10000
-        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+        raise Refused(Reason.NOT_A_TIMESTAMP) from None
 
 
 def _date(value: Any) -> date:
     if type(value) is not str:
-        raise _Refused(Reason.WRONG_TYPE)
+        raise Refused(Reason.WRONG_TYPE)
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise _Refused(Reason.NOT_A_TIMESTAMP) from None
+        raise Refused(Reason.NOT_A_TIMESTAMP) from None
 
 
 def _jsonb(value: Any) -> str:
     try:
         text = _json(value).decode()
     except RecursionError:
-        raise _Refused(Reason.TOO_DEEP) from None
+        raise Refused(Reason.TOO_DEEP) from None
     except (UnicodeEncodeError, ValueError, msgspec.MsgspecError, OverflowError):
-        raise _Refused(Reason.INVALID_TEXT) from None
+        raise Refused(Reason.INVALID_TEXT) from None
     if "\\u0000" in text and _holds_nul(value):
-        raise _Refused(Reason.INVALID_TEXT)
+        raise Refused(Reason.INVALID_TEXT)
     return text
 
 
@@ -227,7 +229,8 @@ def _unchanged(value: Any) -> Value:
     return value
 
 
-def _conversion(column: Column) -> Convert:
+def conversion(column: Column) -> Convert:
+    """Return the function field -> value of a column; it raises Refused. A masked column's value stays as it is."""
     kind = column.type.kind
     if column.mask is not Mask.KEEP:
         return _unchanged
@@ -251,7 +254,8 @@ def _conversion(column: Column) -> Convert:
     return by_kind.get(kind) or _text(column.type.length, numbers=False)
 
 
-def _walk(value: JsonObject, path: tuple[str, ...]) -> Any:
+def walk(value: JsonObject, path: tuple[str, ...]) -> Any:
+    """Return the field at a path of names, or None where there is none."""
     inner: Any = value
     for name in path:
         if type(inner) is not dict:
@@ -265,13 +269,14 @@ def _constant(column: Column) -> Value:
     if column.default is None or column.type.kind not in _READ:
         return column.default
     try:
-        return _conversion(replace(column, parse=None))(column.default)
-    except _Refused as refused:
+        return conversion(replace(column, parse=None))(column.default)
+    except Refused as refused:
         what = f"the default of column {column.name} is rejected: {refused.reason}"
         raise ConfigError(what, hint="write it as a message would have it") from None
 
 
-def _default(column: Column) -> Callable[[int], Value]:
+def default_of(column: Column) -> Callable[[int], Value]:
+    """Return the function send time -> value of a column whose field is null. Raises ConfigError: a bad default."""
     if not column.default_sent_at:
         constant = _constant(column)
         return lambda _: constant
@@ -287,7 +292,7 @@ def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record |
     (null and absent fields as None or the default), or the reject with the column's name in its detail.
     """
     steps = tuple(
-        (c.name, c.path[0], c.path if len(c.path) > 1 else None, _conversion(c), c.required, _default(c))
+        (c.name, c.path[0], c.path if len(c.path) > 1 else None, conversion(c), c.required, default_of(c))
         for c in columns
     )
 
@@ -297,14 +302,14 @@ def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record |
         name = ""
         try:
             for name, key, path, convert, required, default in steps:
-                field = get(key) if path is None else _walk(value, path)
+                field = get(key) if path is None else walk(value, path)
                 if field is not None:
                     add(convert(field))
                 elif required:
                     return Reject(Reason.MISSING_FIELD, name)
                 else:
                     add(default(sent_ms))
-        except _Refused as refused:
+        except Refused as refused:
             return Reject(refused.reason, name)
         return record
 

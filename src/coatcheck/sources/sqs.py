@@ -17,7 +17,7 @@ from contextlib import suppress
 import msgspec
 
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
-from coatcheck.pipeline.message import Depth, Message, size_of
+from coatcheck.pipeline.message import Depth, Message, size_of, size_of_all
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
 from coatcheck.sources.sqs_demand import Budget, Demand
 from coatcheck.sources.sqs_entries import Left, change_visibility, delete
@@ -267,8 +267,11 @@ class SqsSource:
                     left = await delete(self._client, self._url, receipts, timeout=_CONTROL_S)
             except SqsError as error:
                 left = Left(again=receipts, error=error)
-            retry = set(left.again)
-            self.leases.drop(receipt for receipt in receipts if receipt not in retry)
+            if left.again:
+                retry = set(left.again)
+                self.leases.drop([receipt for receipt in receipts if receipt not in retry])
+            else:
+                self.leases.drop(receipts)
             receipts = [receipt for receipt in left.again if receipt in self.leases]
             given_up += len(left.gone) + len(left.again) - len(receipts)
             if left.error is None:
@@ -302,8 +305,8 @@ class SqsSource:
         return left.gone, left.again
 
     def _forget(self, messages: Sequence[Message]) -> None:
-        self.leases.drop(message.receipt for message in messages)
-        self._budget.free(len(messages), sum(size_of(message.body) for message in messages))
+        self.leases.drop([message.receipt for message in messages])
+        self._budget.free(len(messages), size_of_all(messages))
         self._spawn()
 
 

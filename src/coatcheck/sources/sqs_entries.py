@@ -56,6 +56,8 @@ async def _batch(  # noqa: PLR0917 - private, and each is what a batch request c
 ) -> Left:
     payload = msgspec.json.encode({"QueueUrl": url, "Entries": entries})
     answer = decode_batch(await client.call(operation, payload, timeout=limit))
+    if not answer.failed:
+        return Left()
     places = {str(place): receipt for place, receipt in enumerate(receipts)}
     left = Left()
     for failed in answer.failed:

@@ -64,12 +64,13 @@ class Leases:
     def hold(self, receipts: Iterable[str], asked_at: float) -> None:
         """Take receipts that a request sent at `asked_at` brought: the queue's clock started then at the earliest."""
         lease = Lease(asked_at, asked_at + self.visibility_s)
-        self._held.update((receipt, lease) for receipt in receipts)
+        self._held.update(dict.fromkeys(receipts, lease))
 
     def drop(self, receipts: Iterable[str]) -> None:
         """Forget receipts (acked, released, or given up)."""
+        forget = self._held.pop
         for receipt in receipts:
-            self._held.pop(receipt, None)
+            forget(receipt, None)
 
     def all(self) -> list[str]:
         """Return every receipt held, oldest lease first."""

@@ -24,15 +24,18 @@ def is_fifo(queue: str) -> bool:
 def numeric(attributes: dict[str, str], name: str, otherwise: int) -> int:
     """Return a numeric attribute of SQS's own, or `otherwise` if it is absent or odd."""
     text = attributes.get(name, "")
+    if text == "1":  # nearly always the receive count
+        return 1
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
 
 
 def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
     """Return the message; `now_ms` is its receive time."""
-    attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
-    text = attribute.string_value if attribute is not None else None
-    sent_ms = numeric(wire.attributes, "SentTimestamp", now_ms)
-    origin, sent_ms = read_origin(text if isinstance(text, str) else None, sent_ms)
+    sent_ms, origin = numeric(wire.attributes, "SentTimestamp", now_ms), None
+    if wire.message_attributes:
+        attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
+        text = attribute.string_value if attribute is not None else None
+        origin, sent_ms = read_origin(text if isinstance(text, str) else None, sent_ms)
     return Message(
         wire.message_id,
         wire.body,

@@ -7,6 +7,7 @@ of a token after the commit only, and forgetting one costs an insert that meets 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from coatcheck.keys.derive import lp
 from coatcheck.keys.forms import Form, FormError
@@ -98,20 +99,29 @@ class VaultStore:
 
         An alias is known by its old token: under an older form several old tokens may have become one.
         """
-        recent, originals, aliases = self._recent, dict[str, Value](), dict[str, str]()
-        for row in batch.rows:
-            values = row.values
-            for place, index, vaulted, old_text in self._places:
-                token: str = values[index]  # type: ignore[assignment]  # a column of the vault holds tokens
-                if token is None:
-                    continue
-                if vaulted and token not in recent and token not in originals and not self._known(token):
-                    originals[token] = row.originals[place]
-                if old_text is not None:
-                    old = old_text(row.originals[place])
+        rows, originals, aliases = batch.rows, dict[str, Value](), dict[str, str]()
+        for place, index, vaulted, old_text in self._places:
+            tokens: list[Any] = [row.values[index] for row in rows]  # a column of the vault holds tokens, or null
+            if vaulted:
+                fresh = self._unknown(tokens)
+                for row, token in zip(rows, tokens, strict=True):
+                    if token in fresh and token not in originals:
+                        originals[token] = row.originals[place]
+            if old_text is not None:
+                for row, token in zip(rows, tokens, strict=True):
+                    old = None if token is None else old_text(row.originals[place])
                     if old is not None and old not in aliases and not self._known(old):
                         aliases[old] = token
         return originals, aliases
+
+    def _unknown(self, tokens: list[str | None]) -> set[str | None]:
+        """Return those tokens that are not known to be stored, and remember the others for longer."""
+        fresh = set(tokens).difference(self._recent)
+        fresh.discard(None)
+        if again := self._older.intersection(fresh):
+            self._recent |= again
+            fresh -= again
+        return fresh
 
     def _known(self, text: str) -> bool:
         """Tell whether an entry or alias is known to be stored, and remember it for longer."""
@@ -134,8 +144,8 @@ class VaultStore:
             self._recent, self._older, self._erasures = set(), set(), erasures
         if any(entry.epoch != self._of_epoch for entry in batch.vault):
             return  # the epoch has changed meanwhile: what is stored in the old one is not in the new one
-        self._recent.update(entry.token for entry in batch.vault)
-        self._recent.update(alias.old for alias in batch.aliases)
+        self._recent.update([entry.token for entry in batch.vault])
+        self._recent.update([alias.old for alias in batch.aliases])
         if len(self._recent) > self._half:
             self._recent, self._older = set(), self._recent
 

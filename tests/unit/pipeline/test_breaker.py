@@ -56,3 +56,17 @@ def test_it_opens_exactly_where_the_rules_say(rejects: list[bool], ratio: float,
             expected = number
             break
     assert opens_at(Breaker(ratio=ratio, window=window, run=run), rejects) == expected
+
+
+@given(st.lists(st.one_of(st.just([True]), st.integers(0, 12).map(lambda n: [False] * n)), max_size=40))
+def test_messages_that_passed_together_count_as_one_by_one(parts: list[list[bool]]) -> None:
+    apart, together = (Breaker(ratio=0.5, window=10, run=6) for _ in range(2))
+    for part in parts:
+        one = opens_at(apart, part)
+        if part == [True]:
+            assert opens_at(together, part) == one
+        else:
+            together.passed(len(part))
+            assert one is None
+        if one is not None:
+            return

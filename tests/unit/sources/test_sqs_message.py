@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.builders import a_ledger_hash
+from tests.support.builders import a_ledger_hash, a_message
 from tests.support.scripted_sqs import SENT_MS, wire_message
 
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_for_body
-from coatcheck.pipeline.message import Message, size_of
+from coatcheck.pipeline.message import Message, size_of, size_of_all
 from coatcheck.sources.sqs_message import is_fifo, message_of
 from coatcheck.sources.sqs_wire import WireAttribute, WireMessage
 
@@ -77,3 +77,5 @@ def test_what_is_no_identity_is_none_on_a_fifo_queue_either(origin: str) -> None
 @pytest.mark.parametrize(("body", "size"), [("", 0), ("a" * 7, 7), ("ä€𝄞", 9), ("\ud800", 3)])
 def test_a_body_is_as_large_as_its_utf8(body: str, size: int) -> None:
     assert size_of(body) == size
+    assert size_of_all([a_message(body), a_message("x"), a_message(body)]) == 2 * size + 1
+    assert size_of_all([]) == 0

@@ -14,6 +14,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import psycopg
@@ -68,7 +69,7 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
 def vault_lists(batch: Batch) -> dict[str, Any]:
     """The parameters of `write_batch.sql` and `quarantine_load.sql` about data keys, vault and aliases, sorted."""
     data_keys = sorted(batch.data_keys, key=lambda key: key.dek_id)
-    vault = sorted(batch.vault, key=lambda entry: entry.token)
+    vault = sorted(batch.vault, key=attrgetter("token"))
     aliases = sorted(batch.aliases)
     sealed = [entry.sealed for entry in vault]
     return {
@@ -89,7 +90,7 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
     """The parameters of `write_batch.sql`; ledger and vault entries sorted, rows and rejects as they came."""
     rows, rejected = batch.rows, batch.rejected
     taken: list[Row | Rejected] = [*rows, *rejected]
-    entries = sorted((entry.key, entry.slot) for entry in taken)
+    entries = sorted([(entry.key, entry.slot) for entry in taken])
     columns = zip(*[row.values for row in rows], strict=True) if rows else ((),) * len(encoders)
     held = [entry.message for entry in rejected]
     sealed = [entry.sealed for entry in rejected]
@@ -110,18 +111,19 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "nonces": arrays.byteas([value.nonce for value in sealed]),
         "ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
         "messages": len(taken),
-        "oldest_ms": min(entry.message.sent_ms for entry in taken),
+        "oldest_ms": min([entry.message.sent_ms for entry in taken]),
     }
 
 
 def _without_repeats(batch: Batch) -> Batch:
     """Keep the first message of each key: the queue may deliver one twice into the same batch."""
+    keys = {row.key for row in batch.rows} | {entry.key for entry in batch.rejected}
+    if len(keys) == len(batch):
+        return batch
     seen: set[bytes] = set()
     known = seen.add
     rows = [row for row in batch.rows if not (row.key in seen or known(row.key))]
     rejected = [entry for entry in batch.rejected if not (entry.key in seen or known(entry.key))]
-    if len(seen) == len(batch):
-        return batch
     return _part(batch, rows, rejected)
 
 
