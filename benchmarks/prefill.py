@@ -1,12 +1,11 @@
 """A database as it is after months of work: a ledger and a vault full of rows like the loader's own.
 
-Rows are inserted in random order into indexed tables, so that the indexes have the pages and gaps of normal work, not
-those of a fresh build. The server that fills has much memory and syncs nothing; the one that is measured later has the
-settings of every other benchmark.
+Rows are inserted into indexed tables in the order in which they would come, so that the indexes have the pages and gaps
+of normal work, not those of a fresh build. The server that fills has much memory and syncs nothing; the one that is
+measured later has the settings of every other benchmark.
 
-Where the rows lie decides what a full ledger costs, since only the slot of today is written to. `days=1` is the hard
-case: all of them came today (50 million are 580 messages a second around the clock, looked at when the day ends).
-`days=14` spreads them as a queue does that has been busy for as long as SQS keeps a message.
+Ledger entries were sent evenly over the last `days` days: 50 million in one day are 580 messages a second around the
+clock. Vault entries come in no order at all: their tokens have none.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from psycopg import sql
 from coatcheck.config import Config
 from coatcheck.demo.servers import PostgresServer
 from coatcheck.keys.local import LocalLoaderKeys
-from coatcheck.pipeline.keying import SLOTS
+from coatcheck.pipeline.keying import DAY_S, SLOTS
 from coatcheck.vault.epochs import Epochs
 
 if TYPE_CHECKING:
@@ -39,12 +38,12 @@ CHUNK = 500_000
 """Rows of one statement. All vault entries of one have the same data key; a loader's seals up to 2^20 values."""
 TELL_EVERY = 10  # chunks
 MOST_BUFFERS_MB = 4096
-DAY_MS = 86_400_000
 
 FILL_LEDGER = """
 INSERT INTO coatcheck.ledger (message_key, slot, loaded_on)
-SELECT gen_random_uuid(), mod(day, %(slots)s), date '1970-01-01' + day
-FROM (SELECT %(day)s::int - mod(n, %(days)s) AS day FROM generate_series(1, %(rows)s) AS n)
+SELECT gen_random_uuid(), mod(second, %(slots)s), date '1970-01-01' + (second / 86400)::int
+FROM (SELECT %(until)s::bigint - %(seconds)s::bigint * (%(all)s - n) / %(all)s AS second
+      FROM generate_series(%(first)s::bigint, %(first)s + %(rows)s - 1) AS n)
 """
 # message ids of SQS are random UUIDs, too
 
@@ -170,7 +169,8 @@ class _Wanted:
 def _fill_one(dsn: str, size: Size, wanted: _Wanted) -> float:
     """Fill one database and leave it as autovacuum would; return the seconds it took."""
     started = time.perf_counter()
-    ledger = {"slots": SLOTS, "day": wanted.sent_ms // DAY_MS, "days": wanted.days}
+    until, span = wanted.sent_ms // 1000, wanted.days * DAY_S
+    ledger = {"slots": SLOTS, "until": until, "seconds": span, "all": size.ledger}
     prefixes = {domain: f"pt1_{domain}_{wanted.kid}_" for domain in wanted.domains}
     with psycopg.connect(dsn, autocommit=True) as connection:
         for name, count, statement, given in (
@@ -178,7 +178,7 @@ def _fill_one(dsn: str, size: Size, wanted: _Wanted) -> float:
             ("vault", size.vault, FILL_VAULT, {"epoch": wanted.epoch, **prefixes}),
         ):
             for number, rows in enumerate(_chunks(count), 1):
-                connection.execute(statement, {**given, "rows": rows})
+                connection.execute(statement, {**given, "rows": rows, "first": (number - 1) * CHUNK + 1})
                 if number % TELL_EVERY == 0:
                     say(f"{name}: {number * CHUNK:,} entries after {time.perf_counter() - started:.0f} s")
         connection.execute("VACUUM ANALYZE")

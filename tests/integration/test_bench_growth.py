@@ -17,6 +17,7 @@ from psycopg import sql
 
 from coatcheck.demo.servers import PostgresServer
 from coatcheck.keys.tokens import TOKEN_PATTERN
+from coatcheck.pipeline.keying import DAY_S, SLOTS
 
 LEDGER, VAULT, MESSAGES = 4_000, 6_000, 1_000
 OPTIONS = f"--ledger 0 {LEDGER} --vault 0 {VAULT} --days 3 --runs 2 --messages {MESSAGES}".split()
@@ -74,13 +75,17 @@ def test_what_is_full_stays_and_the_rest_is_emptied(dsn: str) -> None:
 def test_the_ledger_is_filled_where_the_messages_go(dsn: str) -> None:
     filled = noted(dsn, Size(LEDGER, 0))
     assert filled
-    day = filled.sent_ms // 86_400_000
+    now = filled.sent_ms // 1000
     with connect(dsn, Size(LEDGER, 0)) as full:
-        rows = full.execute("SELECT slot, count(*) FROM coatcheck.ledger GROUP BY slot").fetchall()
-    slots: dict[int, int] = dict(rows)
-    assert set(slots) == {day % 64, (day - 1) % 64, (day - 2) % 64}
-    assert slots[day % 64] == pytest.approx(LEDGER / 3 + 3 * MESSAGES, abs=1)
-    assert slots[(day - 1) % 64] == pytest.approx(LEDGER / 3, abs=1)
+        rows = full.execute(
+            "SELECT mod(%s - slot, %s) / %s AS ago, count(*), max(loaded_on) FROM coatcheck.ledger GROUP BY ago",
+            (now % SLOTS + SLOTS, SLOTS, DAY_S),
+        ).fetchall()
+    assert {ago: count for ago, count, _ in rows} == {
+        0: pytest.approx(LEDGER / 3 + 3 * MESSAGES, abs=1),
+        1: pytest.approx(LEDGER / 3, abs=1),
+        2: pytest.approx(LEDGER / 3, abs=1),
+    }
 
 
 def test_vault_entries_look_like_those_of_the_loader(dsn: str) -> None:

@@ -136,7 +136,6 @@ def test_the_ends_of_the_ranges(connection: psycopg.Connection[Any], kind: Kind,
     ("element", "encode", "value"),
     [
         ("uuid", arrays.uuids, st.uuids()),
-        ("int2", arrays.int2s, st.integers(-(2**15), 2**15 - 1)),
         ("int8", arrays.int8s, st.integers(-(2**63), 2**63 - 1)),
         ("bytea", arrays.byteas, st.binary(max_size=100)),
         ("text", arrays.texts, TEXTS | st.none()),

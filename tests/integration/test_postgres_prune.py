@@ -1,4 +1,4 @@
-"""The ledger forgets whole slots, and only those whose newest entry is older than a queue can remember."""
+"""The ledger forgets whole days, and only those whose newest entry is older than a queue can remember."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.fix_postgres import (
     write,
 )
 
-from coatcheck.pipeline.keying import FOREVER, SLOTS
+from coatcheck.pipeline.keying import DAY_S, DAYS, FOREVER, SLOTS
 from coatcheck.pipeline.message import Outcome, Row
 from coatcheck.sinks.postgres.schema import Migrated, migrate
 
@@ -29,34 +29,36 @@ OLD, KEPT = 41, 39
 """Days on either side of the default of 40; the day between depends on the time of day."""
 
 
-def remember(database: Database, slot: int, *days_ago: int) -> None:
-    """Put entries into a slot that were loaded so long ago."""
+def remember(database: Database, day: int, *days_ago: int) -> None:
+    """Put entries into the partition of a day, or of what is bound to none, that were loaded so long ago."""
     for days in days_ago:
         database.execute(
             "INSERT INTO coatcheck.ledger (message_key, slot, loaded_on)"
             " VALUES (gen_random_uuid(), %s, current_date - %s::int)",
-            slot, days,
+            max(day * DAY_S, FOREVER), days,
         )  # fmt: skip
 
 
-def slots(database: Database) -> list[int]:
-    return [slot for (slot,) in database.execute("SELECT DISTINCT slot FROM coatcheck.ledger ORDER BY slot")]
+def used(database: Database) -> list[int]:
+    """The days that have entries; -1 stands for those bound to none."""
+    return [int(day) for (day,) in database.execute(f"SELECT DISTINCT floor(slot / {DAY_S}.0) AS day"
+                                                    " FROM coatcheck.ledger ORDER BY day")]  # fmt: skip
 
 
 def prune(database: Database, *keep_days: int) -> int:
     return int(database.value("SELECT coatcheck.prune({})".format(*keep_days or [""])))
 
 
-def test_the_ring_has_a_partition_for_each_slot(database: Database) -> None:
+def test_the_ring_has_a_partition_for_each_day(database: Database) -> None:
     found = database.execute(
         "SELECT pg_get_expr(relpartbound, oid) FROM pg_class"
         " WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'coatcheck.ledger'::regclass)"
     )
-    wanted = [f"FOR VALUES IN ('{slot}')" for slot in (FOREVER, *range(SLOTS))]
-    assert sorted(bound for (bound,) in found) == sorted(wanted)
+    days = [("'-1'", 0), *((day * DAY_S, (day + 1) * DAY_S) for day in range(DAYS))]
+    assert sorted(bound for (bound,) in found) == sorted(f"FOR VALUES FROM ({a}) TO ({b})" for a, b in days)
     for outside in (FOREVER - 1, SLOTS):
         with pytest.raises(psycopg.errors.CheckViolation):
-            remember(database, outside, 0)
+            database.execute("INSERT INTO coatcheck.ledger (message_key, slot) VALUES (gen_random_uuid(), %s)", outside)
 
 
 def test_old_slots_go_and_live_ones_stay(database: Database) -> None:
@@ -65,7 +67,7 @@ def test_old_slots_go_and_live_ones_stay(database: Database) -> None:
     remember(database, 2, 0)
     remember(database, 63, 100)
     assert prune(database) == 2
-    assert slots(database) == [1, 2]
+    assert used(database) == [1, 2]
     assert database.count("coatcheck.ledger") == 4
     assert prune(database) == 0
 
@@ -73,7 +75,7 @@ def test_old_slots_go_and_live_ones_stay(database: Database) -> None:
 def test_what_is_bound_to_no_date_is_never_forgotten(database: Database) -> None:
     remember(database, FOREVER, 10_000, OLD)
     assert prune(database) == 0
-    assert slots(database) == [FOREVER]
+    assert used(database) == [FOREVER]
 
 
 def test_keep_days_has_a_lower_bound(database: Database) -> None:
@@ -82,7 +84,7 @@ def test_keep_days_has_a_lower_bound(database: Database) -> None:
     assert prune(database, 33) == 0
     with pytest.raises(psycopg.errors.RaiseException, match="at least 30 days"):
         prune(database, 29)
-    assert slots(database) == [5]
+    assert used(database) == [5]
     assert prune(database, 30) == 1
 
 
@@ -105,7 +107,7 @@ def test_migrate_prunes(database: Database) -> None:
 def test_a_slot_that_was_pruned_is_used_again(database: Database) -> None:
     remember(database, 7, OLD)
     prune(database)
-    one = batch([Row(message(1), key(1), 7, ("x", 1))])
+    one = batch([Row(message(1), key(1), 7 * DAY_S, ("x", 1))])
     assert write(postgres_sink(database), one, one) == [Outcome(loaded=1), Outcome(duplicates=1)]
 
 
@@ -114,10 +116,10 @@ def test_a_slot_that_comes_to_life_is_left(database: Database) -> None:
     remember(database, 7, OLD)
     remember(database, 8, OLD)
     with database.session() as writer, writer.transaction():
-        writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 7")
+        writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 7 * 86400")
         assert prune(database) == 1
     assert prune(database) == 0
-    assert database.execute("SELECT slot, count(*) FROM coatcheck.ledger GROUP BY slot") == [(7, 2)]
+    assert database.execute("SELECT slot / 86400, count(*) FROM coatcheck.ledger GROUP BY slot") == [(7, 2)]
 
 
 def test_it_looks_with_new_eyes_only(database: Database) -> None:
@@ -133,9 +135,9 @@ def test_live_slots_are_not_locked(database: Database) -> None:
     """A writer that holds a live slot for long does not stop the pruning, nor the pruning it."""
     remember(database, 3, OLD)
     with database.session() as writer, writer.transaction():
-        writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 4")
+        writer.execute("INSERT INTO coatcheck.ledger (message_key, slot) SELECT gen_random_uuid(), 4 * 86400")
         assert prune(database) == 1
-    assert slots(database) == [4]
+    assert used(database) == [4]
 
 
 def test_a_worker_prunes_when_it_starts_and_in_a_day_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,16 +146,16 @@ def test_a_worker_prunes_when_it_starts_and_in_a_day_again(database: Database, m
     async def work() -> None:
         remember(database, 7, OLD)
         await sink.open()
-        assert slots(database) == []
+        assert used(database) == []
         remember(database, 8, OLD)
         await sink.write(batch(rows(1)))
-        assert slots(database) == [1, 8]
+        assert used(database) == [1, 8]
         monkeypatch.setattr(sink, "_upkeep_at", 0.0)
         await sink.write(batch(rows(2)))
-        assert slots(database) == [1, 2]
+        assert used(database) == [1, 2]
         remember(database, 9, OLD)
         await sink.write(batch(rows(3)))
-        assert slots(database) == [1, 2, 3, 9]
+        assert used(database) == [1, 2, 3, 9]
 
     asyncio.run(using(sink, work()))
 
@@ -178,7 +180,7 @@ def test_a_worker_that_may_not_prune_works_all_the_same(
         assert await sink.write(batch(rows(1))) == Outcome(loaded=1)
 
     asyncio.run(using(sink, work()))
-    assert slots(database) == [1, 7]
+    assert used(database) == [1, 7]
     assert caplog.records == []
 
 
@@ -234,16 +236,16 @@ def test_an_entry_that_comes_between_the_two_looks(empty_database: Database) -> 
 def test_dead_slots_that_come_to_life_by_the_dozen(database: Database) -> None:
     """Pruning and writing at once, over and over: whatever the order, no new entry is forgotten, and nobody fails."""
     batches = [
-        batch(Row(message(n), key(n), n % SLOTS, ("x", n)) for n in range(first, first + SLOTS))
-        for first in range(0, 20 * SLOTS, SLOTS)
+        batch(Row(message(n), key(n), n % DAYS * DAY_S, ("x", n)) for n in range(first, first + DAYS))
+        for first in range(0, 20 * DAYS, DAYS)
     ]
     sink = postgres_sink(database)
 
     async def work() -> None:
         for one in batches:
             outcome, _ = await asyncio.gather(sink.write(one), asyncio.to_thread(prune, database))
-            assert outcome == Outcome(loaded=SLOTS)
-            assert await sink.write(one) == Outcome(duplicates=SLOTS)
+            assert outcome == Outcome(loaded=DAYS)
+            assert await sink.write(one) == Outcome(duplicates=DAYS)
             database.execute("UPDATE coatcheck.ledger SET loaded_on = current_date - %s::int", OLD)
 
     asyncio.run(using(sink, work()))
@@ -256,4 +258,4 @@ def test_a_worker_prunes_when_it_starts(database: Database) -> None:
 
     sink = postgres_sink(database)
     asyncio.run(using(sink, sink.open()))
-    assert slots(database) == [6]
+    assert used(database) == [6]

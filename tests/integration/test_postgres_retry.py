@@ -406,7 +406,7 @@ def test_sinks_that_meet_the_same_keys_wait_instead_of_deadlocking(database: Dat
 
 def test_ledger_entries_are_written_in_the_order_of_their_keys(database: Database) -> None:
     """Two batches in opposite orders, stopped half way by a third that holds the key between: sure to deadlock else."""
-    low, middle, high = sorted((row(number) for number in (1, 2, 3)), key=lambda one: one.key)
+    low, middle, high = sorted((row(number) for number in (1, 2, 3)), key=lambda one: (one.slot, one.key))
     sink = postgres_sink(database, connections=2)
 
     async def work() -> list[Outcome]:

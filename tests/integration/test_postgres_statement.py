@@ -27,6 +27,7 @@ from tests.support.fix_postgres import (
 )
 
 from coatcheck.pipeline.columns import Column, ColumnType, Mask
+from coatcheck.pipeline.keying import DAY_S, DAYS, FOREVER
 from coatcheck.pipeline.message import (
     Batch,
     DataKey,
@@ -50,14 +51,17 @@ def moment(milliseconds: int) -> datetime:
 def test_a_ledger_entry_holds_key_slot_and_day(database: Database) -> None:
     write(postgres_sink(database), batch(rows(5), [reject(9)]))
     found = database.execute("SELECT message_key, slot, loaded_on = current_date FROM coatcheck.ledger")
-    assert sorted(found) == sorted([(UUID(bytes=key(5)), 5, True), (UUID(bytes=key(9)), 9, True)])
+    assert sorted(found) == sorted([(UUID(bytes=key(5)), 5 * DAY_S, True), (UUID(bytes=key(9)), 9 * DAY_S, True)])
 
 
-def test_slots_have_partitions_of_their_own(database: Database) -> None:
-    every = [Row(message(slot), key(slot), slot, ("x", slot)) for slot in range(-1, 64)]
-    assert write(postgres_sink(database), batch(every)) == [Outcome(loaded=65)]
-    found = dict(database.execute("SELECT tableoid::regclass::text, slot FROM coatcheck.ledger"))
-    assert found == {f"coatcheck.ledger_{slot:02}": slot for slot in range(64)} | {"coatcheck.ledger_forever": -1}
+def test_days_have_partitions_of_their_own(database: Database) -> None:
+    ends = [slot for day in range(DAYS) for slot in (day * DAY_S, (day + 1) * DAY_S - 1)]
+    every = [Row(message(n), key(n), slot, ("x", n)) for n, slot in enumerate([FOREVER, *ends])]
+    assert write(postgres_sink(database), batch(every)) == [Outcome(loaded=129)]
+    found = database.execute("SELECT slot, tableoid::regclass::text FROM coatcheck.ledger")
+    assert dict(found) == {slot: f"coatcheck.ledger_{slot // DAY_S:02}" for slot in ends} | {
+        -1: "coatcheck.ledger_forever"
+    }
 
 
 @pytest.mark.parametrize("sent_ms", [SENT_MS, 1, 999, 0, 4_102_444_799_999])

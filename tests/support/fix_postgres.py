@@ -19,6 +19,7 @@ from psycopg import sql
 
 from coatcheck.demo.servers import PostgresServer
 from coatcheck.pipeline.columns import Column, ColumnType
+from coatcheck.pipeline.keying import DAY_S
 from coatcheck.pipeline.message import Batch, DataKey, Message, Outcome, Reason, Reject, Rejected, Row, Sealed
 from coatcheck.sinks.postgres import roles, schema
 from coatcheck.sinks.postgres import sink as sink_module
@@ -350,13 +351,13 @@ def message(number: int, body: str = "{}") -> Message:
 
 def row(number: int, *values: object) -> Row:
     """One row of a message `number`; without values those that fit `events`."""
-    return Row(message(number), key(number), number % 64, values or (f"name-{number}", number))
+    return Row(message(number), key(number), number % 64 * DAY_S, values or (f"name-{number}", number))
 
 
 def reject(number: int, reason: Reason = Reason.NOT_JSON, detail: str = "") -> Rejected:
     """A rejected message `number`, with a body that looks sealed."""
     sealed = Sealed(key(-1), number.to_bytes(12), b"sealed" + bytes([number % 256]))
-    return Rejected(message(number), key(number), number % 64, Reject(reason, detail), sealed)
+    return Rejected(message(number), key(number), number % 64 * DAY_S, Reject(reason, detail), sealed)
 
 
 def batch(rows: Iterable[Row] = (), rejected: Iterable[Rejected] = ()) -> Batch:

@@ -127,7 +127,7 @@ def migrate(context: click.Context, constrain: bool) -> None:
     for name in done.constrained:
         terminal.out(f"added check {name} to {config.target.table}")
     if done.pruned:
-        terminal.out(f"pruned {done.pruned} slots of the ledger")
+        terminal.out(f"pruned {done.pruned} days of the ledger")
     for name in done.roles.created:
         terminal.out(f"created role {name}")
     if not (done.applied or done.created_table or done.constrained or done.roles.created):

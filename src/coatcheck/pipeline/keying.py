@@ -19,14 +19,14 @@ from coatcheck.keys.tokens import LedgerHash
 from coatcheck.pipeline.decode import JsonObject
 from coatcheck.pipeline.message import Message
 
-SLOTS = 64
-"""The ledger is a ring of 64 daily partitions; a message's slot is its send date modulo 64."""
+DAYS, DAY_S = 64, 86_400
+SLOTS = DAYS * DAY_S
+"""The ledger is a ring of 64 daily partitions; a message's slot is its send second modulo 64 days."""
 
 FOREVER = -1
-"""The slot of keys that are not bound to a send date: content, field, and the sender's own keys."""
+"""The slot of keys that are not bound to a send time: content, field, and the sender's own keys."""
 
 ORIGIN_ATTRIBUTE = "coatcheck-origin"
-_DAY_MS = 86_400_000
 _HEX_UUID = 36
 _KEY_BYTES = 16
 _MS_DIGITS = 15
@@ -83,13 +83,13 @@ def keyer(mode: str, ledger_hash: LedgerHash) -> Keyer:
             return sender_key(rest.encode("utf-8", "surrogatepass")), FOREVER
         message_id, _, sent_ms = rest.rpartition(":")
         if kind == "id" and message_id and sent_ms.isascii() and sent_ms.isdigit() and len(sent_ms) <= _MS_DIGITS:
-            return message_id_key(message_id), int(sent_ms) // _DAY_MS % SLOTS
+            return message_id_key(message_id), int(sent_ms) // 1000 % SLOTS
         return None
 
     def by_message_id(message: Message, _: JsonObject | None) -> tuple[bytes, int]:
         if message.origin is not None and (known := by_origin(message.origin)) is not None:
             return known
-        return message_id_key(message.message_id), message.sent_ms // _DAY_MS % SLOTS
+        return message_id_key(message.message_id), message.sent_ms // 1000 % SLOTS
 
     def by_content(message: Message, _: JsonObject | None) -> tuple[bytes, int]:
         return content_key(message.body.encode("utf-8", "surrogatepass")), FOREVER

@@ -1,7 +1,7 @@
 """From what SQS hands out to a message: its times, and which message it is.
 
 Amazon SQS developer guide, "Dead-letter queues": on a standard queue a dead letter keeps its SentTimestamp, on a FIFO
-queue the time of its death replaces it. The slot of a ledger key is a send date, so it could not be found again there:
+queue the time of its death replaces it. The slot of a ledger key is a send time, so it could not be found again there:
 the messages of FIFO queues get keys without a date.
 """
 

@@ -57,10 +57,10 @@ ALL: tuple[Column, ...] = (
     a_column("text", name="gone", path="d", mask=Mask.DROP, required=True),
 )
 
-known = st.sampled_from(
-    ["", "x", "fives", "sixsix", "long text", "\0", "a\0b", "ä", "\ud800", "1.2.3", "1.2", "1.2.3.4", "10.0.0.1"]
-    + ["01.2.3.4", "::1", "2026-11-25", "2026-11-25T10:00:00Z", "2026-11-25T10:00:00", " ", "9999.1"]
-)
+known = st.sampled_from([
+    "", "x", "fives", "sixsix", "long text", "\0", "a\0b", "ä", "\ud800", "1.2.3", "1.2", "1.2.3.4", "10.0.0.1",
+    "01.2.3.4", "::1", "2026-11-25", "2026-11-25T10:00:00Z", "2026-11-25T10:00:00", " ", "9999.1",
+])  # fmt: skip
 texts = st.one_of(known, st.text(max_size=8))
 scalars = st.one_of(
     texts,

@@ -13,11 +13,11 @@ from tests.support.builders import ROOT, SENT_MS, a_ledger_hash, a_message
 
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.decode import decoder
-from coatcheck.pipeline.keying import FOREVER, SLOTS, keyer, message_id_key, origin_for_body, origin_of
+from coatcheck.pipeline.keying import DAY_S, FOREVER, SLOTS, keyer, message_id_key, origin_for_body, origin_of
 from coatcheck.pipeline.message import Message
 
 DAY_MS = 86_400_000
-SLOT = SENT_MS // DAY_MS % SLOTS
+SLOT = SENT_MS // 1000 % SLOTS
 UUID_TEXT = "00000000-0000-4000-8000-000000000001"
 any_text = st.text(st.characters(exclude_categories=()))
 decode = decoder(exact=False)
@@ -31,7 +31,7 @@ def key_of(message: Message, mode: str = "message_id", hashes: LedgerHash | None
 # -- by message id
 
 
-def test_a_message_ids_uuid_is_the_key_and_its_day_the_slot() -> None:
+def test_a_message_ids_uuid_is_the_key_and_its_second_the_slot() -> None:
     assert key_of(a_message(message_id=UUID_TEXT)) == (UUID(UUID_TEXT).bytes, SLOT)
     assert key_of(a_message(message_id=UUID_TEXT.upper())) == (UUID(UUID_TEXT).bytes, SLOT)
 
@@ -54,9 +54,18 @@ def test_different_ids_have_different_keys(one: UUID, other: UUID) -> None:
 
 @pytest.mark.parametrize(
     ("sent_ms", "slot"),
-    [(0, 0), (DAY_MS - 1, 0), (DAY_MS, 1), (64 * DAY_MS - 1, 63), (64 * DAY_MS, 0), (65 * DAY_MS, 1)],
+    [
+        (0, 0),
+        (999, 0),
+        (1000, 1),
+        (DAY_MS - 1, DAY_S - 1),
+        (DAY_MS, DAY_S),
+        (64 * DAY_MS - 1, SLOTS - 1),
+        (64 * DAY_MS, 0),
+        (65 * DAY_MS, DAY_S),
+    ],
 )
-def test_the_slot_is_the_sent_day_on_a_ring_of_64(sent_ms: int, slot: int) -> None:
+def test_the_slot_is_the_sent_second_on_a_ring_of_64_days(sent_ms: int, slot: int) -> None:
     assert key_of(a_message(sent_ms=sent_ms))[1] == slot
 
 

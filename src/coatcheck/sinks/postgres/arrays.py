@@ -20,7 +20,7 @@ from psycopg.pq import Format
 from coatcheck.pipeline.columns import Column, Kind
 
 _HEAD = Struct(">iiIii")
-_INT2, _INT4, _INT8, _LENGTH = Struct(">h"), Struct(">i"), Struct(">q"), Struct(">i")
+_INT4, _INT8, _LENGTH = Struct(">i"), Struct(">q"), Struct(">i")
 _NULL = _LENGTH.pack(-1)
 _TABLE = 1024
 _SHORT = tuple(_LENGTH.pack(n) for n in range(_TABLE))
@@ -28,7 +28,7 @@ _EPOCH_DAY = date(2000, 1, 1).toordinal()
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _BOOL = {True: b"\x01", False: b"\x00"}
 
-BOOL, BYTEA, INT8, INT2, INT4, TEXT, DATE, TIMESTAMPTZ, UUID = 16, 17, 20, 21, 23, 25, 1082, 1184, 2950
+BOOL, BYTEA, INT8, INT4, TEXT, DATE, TIMESTAMPTZ, UUID = 16, 17, 20, 23, 25, 1082, 1184, 2950
 """Type oids (pg_type.dat), fixed for ever."""
 
 
@@ -55,7 +55,7 @@ def _array(oid: int, count: int, elements: bytes, *, nulls: bool) -> BinaryArray
 
 
 def fixed(oid: int, width: int, values: Sequence[bytes]) -> BinaryArray:
-    """Encode values of one width in bytes, none of them None (uuid, int2, ...)."""
+    """Encode values of one width in bytes, none of them None (uuid, int4, ...)."""
     head = _LENGTH.pack(width)
     return _array(oid, len(values), head + head.join(values), nulls=False)
 
@@ -81,11 +81,6 @@ def varying(oid: int, values: Sequence[bytes | None]) -> BinaryArray:
 def uuids(values: Sequence[bytes]) -> BinaryArray:
     """Encode 16-byte keys as uuid[]."""
     return fixed(UUID, 16, values)
-
-
-def int2s(values: Sequence[int]) -> BinaryArray:
-    """Encode small integers as int2[]."""
-    return fixed(INT2, 2, list(map(_INT2.pack, values)))
 
 
 def int4s(values: Sequence[int]) -> BinaryArray:

@@ -40,7 +40,7 @@ _WIDER = {
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What `migrate` did: migrations applied, whether the target table was created, ledger slots pruned.
+    """What `migrate` did: migrations applied, whether the target table was created, days of the ledger pruned.
 
     And the checks added to an existing table, and what was done about roles.
     """

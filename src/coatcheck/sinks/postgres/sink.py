@@ -90,13 +90,13 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
     """The parameters of `write_batch.sql`; ledger and vault entries sorted, rows and rejects as they came."""
     rows, rejected = batch.rows, batch.rejected
     taken: list[Row | Rejected] = [*rows, *rejected]
-    entries = sorted([(entry.key, entry.slot) for entry in taken])
+    entries = sorted([(entry.slot, entry.key) for entry in taken])
     columns = zip(*[row.values for row in rows], strict=True) if rows else ((),) * len(encoders)
     held = [entry.message for entry in rejected]
     sealed = [entry.sealed for entry in rejected]
     return {
-        "keys": arrays.uuids([key for key, _ in entries]),
-        "slots": arrays.int2s([slot for _, slot in entries]),
+        "keys": arrays.uuids([key for _, key in entries]),
+        "slots": arrays.int4s([slot for slot, _ in entries]),
         "row_keys": arrays.uuids([row.key for row in rows]),
         **{f"c{i}": encode(column) for i, (encode, column) in enumerate(zip(encoders, columns, strict=True))},
         **vault_lists(batch),

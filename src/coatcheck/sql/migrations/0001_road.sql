@@ -1,23 +1,24 @@
 -- The road: the ledger, the quarantine, the data keys and the record of batches.
 -- Runs in one transaction, under an advisory lock, by `coatcheck migrate`; safe while workers run.
 
--- Which messages have had their effect. A ring of 64 daily partitions: slot = send date modulo 64, so that no partition
--- is ever missing and none has to be made ahead. Slot -1 holds keys that are not bound to a date.
--- loaded_on is for pruning only; the key is unique by itself within its slot.
+-- Which messages have had their effect. A ring of 64 daily partitions: slot = send second modulo 64 days, so that no
+-- partition is ever missing and none has to be made ahead. Slot -1 holds keys that are not bound to a time.
+-- The slot leads the key: what is sent at about the same time lies together, so that a batch touches a few pages of the
+-- index, however large it has grown. loaded_on is for pruning only; the key is unique by itself within its slot.
 CREATE TABLE coatcheck.ledger (
-    message_key uuid     NOT NULL,
-    loaded_on   date     NOT NULL DEFAULT current_date,
-    slot        smallint NOT NULL CHECK (slot BETWEEN -1 AND 63),
-    PRIMARY KEY (message_key, slot)
-) PARTITION BY LIST (slot);
+    message_key uuid    NOT NULL,
+    loaded_on   date    NOT NULL DEFAULT current_date,
+    slot        integer NOT NULL CHECK (slot >= -1 AND slot < 64 * 86400),
+    PRIMARY KEY (slot, message_key)
+) PARTITION BY RANGE (slot);
 
-CREATE TABLE coatcheck.ledger_forever PARTITION OF coatcheck.ledger FOR VALUES IN (-1);
+CREATE TABLE coatcheck.ledger_forever PARTITION OF coatcheck.ledger FOR VALUES FROM (-1) TO (0);
 
 DO $$
 BEGIN
-    FOR slot IN 0..63 LOOP
-        EXECUTE format('CREATE TABLE coatcheck.ledger_%s PARTITION OF coatcheck.ledger FOR VALUES IN (%s)',
-                       lpad(slot::text, 2, '0'), slot);
+    FOR day IN 0..63 LOOP
+        EXECUTE format('CREATE TABLE coatcheck.ledger_%s PARTITION OF coatcheck.ledger FOR VALUES FROM (%s) TO (%s)',
+                       lpad(day::text, 2, '0'), day * 86400, (day + 1) * 86400);
     END LOOP;
 END
 $$;
@@ -65,9 +66,9 @@ CREATE TABLE coatcheck.batch (
 
 CREATE INDEX batch_recent ON coatcheck.batch USING brin (committed_at);
 
--- Forgets what can be forgotten: ledger slots whose last entry is older than `keep_days`, batches older than two days.
+-- Forgets what can be forgotten: ledger days whose last entry is older than `keep_days`, batches older than two days.
 -- SQS keeps a message 14 days at most, a dead-letter queue 14 more from there; 40 days leave a margin.
--- Runs as its owner so that a loader without DELETE or TRUNCATE may call it; it can never touch a live slot: a slot that
+-- Runs as its owner so that a loader without DELETE or TRUNCATE may call it; it can never touch a live day: a day that
 -- seems dead is locked and looked at again, as a message may have been written to it since; one that is in use is left.
 CREATE FUNCTION coatcheck.prune(keep_days integer DEFAULT 40) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'

@@ -1,10 +1,10 @@
 -- One batch, one statement, one transaction. The ledger decides which messages are new; rows and rejects follow it. The
 -- vault's entries do not ask the ledger: they are of rows that are here now, or have been since an earlier transaction.
--- Parameters are arrays, one element a message, sorted by key (two workers that meet the same keys meet in the same
+-- Parameters are arrays, one element a message, sorted by slot and key (two workers that meet the same keys meet in the same
 -- order, so they wait instead of deadlocking). {target}, {columns}, {arrays}, {names} and {fields} are composed once.
 WITH fresh AS (
     INSERT INTO coatcheck.ledger (message_key, slot)
-    SELECT message_key, slot FROM unnest(%(keys)s::uuid[], %(slots)s::int2[]) AS batch (message_key, slot)
+    SELECT message_key, slot FROM unnest(%(keys)s::uuid[], %(slots)s::int4[]) AS batch (message_key, slot)
     ON CONFLICT DO NOTHING
     RETURNING message_key
 ), loaded AS (
