@@ -6,7 +6,7 @@ LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs bench mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs bench bench-full mutate lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,7 @@ check: setup  ## lint, types, architecture, generated docs
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 	@$(BIN)/python -m coatcheck.cli.reference --check
+	@$(BIN)/python -m benchmarks.page --check
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
@@ -46,12 +47,17 @@ bench: setup  ## tokens and records a core; CPU per message, messages per second
 	@$(BIN)/python -m benchmarks.desk
 	@$(BIN)/python -m benchmarks.audit
 
+bench-full: setup  ## all experiments, hours: docs/benchmarks/*.json, docs/benchmarks.md and its plots
+	@$(BIN)/python -m benchmarks.full
+
 mutate: setup  ## mutation testing of the modules that make keys, tokens and seals; writes tests/mutation/score.json
 	@$(BIN)/python -m tests.mutation
 
 lock: setup  ## resolve the lock file anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --extra demo --group dev pyproject.toml -o $(LOCK)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true

@@ -1,31 +1,35 @@
 """The whole road, measured: null SQS server -> the installed `coatcheck run` -> durable PostgreSQL.
 
     python -m benchmarks.road --messages 100000 --runs 3 --workers 1 2
+    python -m benchmarks.road --workers 1 --latency-ms 0 20 --vault on off
 
 Each run has a database and a queue of its own and is checked: as many rows, ledger entries and deletes as
-messages. The last line says whether the floor is met; so does the exit code (1: missed, or a run was wrong).
+messages. Of several numbers of workers, latencies and vaults every combination is measured, in turn in each round.
+The last line says whether the floor is met; so does the exit code (1: missed, or a run was wrong).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import signal
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
 from benchmarks.database import Databases, table_counts
+from benchmarks.envelope import Envelope, Figure, envelope, machine, say, write
 from benchmarks.loader import BenchmarkError, Loader, installed_command
 from benchmarks.measure import reference_loop_ms
 from benchmarks.null_process import null_sqs
-from benchmarks.report import LEGEND, Run, Summary, check, misses, run_figures, summarise, table, verdict
+from benchmarks.report import LEGEND, Run, Setting, Summary, check, misses, run_figures, summarise, table, verdict
 
+from coatcheck.config_columns import login_columns
 from coatcheck.demo.servers import PostgresServer
 
 if TYPE_CHECKING:
@@ -35,50 +39,35 @@ WARM_UP = 10_000
 TIMEOUT_SECONDS = 600.0
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Everything that was measured, as written by --json."""
-
-    machine: dict[str, str | int | None]
-    options: dict[str, object]
-    runs: list[Run]
-    starts: list[Run]
-    summaries: list[Summary]
-    missed: list[str]
-
-
+@dataclass(slots=True)
 class Road:
-    """One PostgreSQL server, one keyring, and the runs with them."""
+    """One PostgreSQL server, one keyring, and the runs with them: `loaders` without and with a vault."""
 
-    def __init__(self, databases: Databases, loader: Loader, options: argparse.Namespace) -> None:
-        self._databases = databases
-        self._loader = loader
-        self._options = options
-        self._number = 0
+    databases: Databases
+    loaders: dict[str, Loader]
+    number: int = 0
 
-    def run(self, *, workers: int, messages: int) -> Run:
+    def run(self, setting: Setting, *, messages: int, in_round: int) -> Run:
         """Load a fresh queue into a fresh database; raises BenchmarkError if the result is wrong."""
-        self._number += 1
+        self.number += 1
+        loader = self.loaders[setting.vault]
         with ExitStack() as stack:
-            dsn = stack.enter_context(self._databases.fresh(f"road_{self._number}"))
-            self._loader.migrate(dsn)
+            dsn = stack.enter_context(self.databases.fresh(f"road_{self.number}"))
+            loader.migrate(dsn)
             queue = stack.enter_context(
-                null_sqs(
-                    messages=messages,
-                    distinct=self._options.distinct,
-                    latency_ms=self._options.latency_ms,
-                    seed=self._number,
-                )
+                null_sqs(messages=messages, distinct=setting.distinct, latency_ms=setting.latency_ms, seed=self.number)
             )
-            self._databases.settle()
+            self.databases.settle()
             reference = reference_loop_ms()
-            before = self._databases.cpu_seconds()
-            usage, outcome = self._loader.drain(dsn=dsn, endpoint=queue.url, workers=workers)
-            after = self._databases.cpu_seconds()
+            before = self.databases.cpu_seconds()
+            usage, outcome = loader.drain(dsn=dsn, endpoint=queue.url, workers=setting.workers)
+            after = self.databases.cpu_seconds()
             stats = queue.stats()
             counts = table_counts(dsn)
-        check(messages=messages, outcome=outcome, stats=stats, counts=counts)
+        check(messages=messages, outcome=outcome, stats=stats, counts=counts, vault=setting.vault)
         return run_figures(
-            workers=workers,
+            setting=setting,
+            number=in_round,
             messages=messages,
             usage=usage,
             outcome=outcome,
@@ -89,55 +78,101 @@ class Road:
         )
 
 
-def measure(road: Road, options: argparse.Namespace, machine: dict[str, str | int | None]) -> Report:
-    """Warm up, then take the runs, the numbers of workers in turn: a drift of the machine hits them alike."""
+@dataclass(slots=True)
+class Measured:
+    """The runs, and those on an empty queue by the number of workers."""
+
+    runs: list[Run] = field(default_factory=list)
+    starts: list[Run] = field(default_factory=list)
+
+    def summaries(self) -> list[Summary]:
+        """Sum up each setting, in the order in which they were measured."""
+        settings = dict.fromkeys(run.setting for run in self.runs)
+        return [
+            summarise(
+                [run for run in self.runs if run.setting == setting],
+                [start for start in self.starts if start.setting.workers == setting.workers],
+            )
+            for setting in settings
+        ]
+
+    def flat(self) -> list[dict[str, Figure]]:
+        """Return the runs as an envelope holds them."""
+        starts = {(start.setting.workers, start.round): start.cpu_seconds for start in self.starts}
+        return [run.flat(starts[run.setting.workers, run.round]) for run in self.runs]
+
+
+def settings_of(options: argparse.Namespace) -> list[Setting]:
+    """Return every combination that was asked for."""
+    chosen = product(options.vault, options.latency_ms, options.workers)
+    return [Setting(workers, latency, vault, options.distinct) for vault, latency, workers in chosen]
+
+
+def measure(road: Road, options: argparse.Namespace) -> Measured:
+    """Warm up, then take the runs, the settings in turn: a drift of the machine hits them alike."""
+    settings = settings_of(options)
     say(f"warm-up, {WARM_UP:,} messages")
-    road.run(workers=options.workers[0], messages=WARM_UP)
-    runs: list[Run] = []
-    starts: list[Run] = []
+    road.run(settings[0], messages=min(WARM_UP, options.messages), in_round=0)
+    measured = Measured()
     for number in range(1, options.runs + 1):
         for workers in options.workers:
-            starts.append(road.run(workers=workers, messages=0))
-            run = road.run(workers=workers, messages=options.messages)
-            runs.append(run)
-            say(f"run {number}, workers {workers}: {run.cpu_us:.1f} us/message, {run.queue_rate:,.0f} msg/s")
-    summaries = [
-        summarise(
-            [run for run in runs if run.workers == workers],
-            [start for start in starts if start.workers == workers],
-        )
-        for workers in options.workers
-    ]
-    return Report(
-        machine=machine,
-        options={name: value for name, value in vars(options).items() if name != "json"},
-        runs=runs,
-        starts=starts,
-        summaries=summaries,
-        missed=misses(summaries),
-    )
+            empty = Setting(workers, distinct=options.distinct, vault=options.vault[0])
+            measured.starts.append(road.run(empty, messages=0, in_round=number))
+        for setting in settings:
+            run = road.run(setting, messages=options.messages, in_round=number)
+            measured.runs.append(run)
+            say(f"run {number}, {setting.told()}: {run.cpu_us:.1f} us/message, {run.rate:,.0f} msg/s")
+    return measured
 
 
-def show(report: Report) -> None:
+def wrapped(measured: Measured, options: argparse.Namespace, postgresql: str) -> Envelope:
+    """Return everything that was measured, as --json writes it."""
+    told: dict[str, Figure] = {
+        "messages": options.messages,
+        "runs": options.runs,
+        "workers": " ".join(map(str, options.workers)),
+        "latency_ms": " ".join(f"{latency:g}" for latency in options.latency_ms),
+        "vault": " ".join(options.vault),
+        "distinct": options.distinct,
+        "env": " ".join(options.env),
+    }
+    return envelope("road", options=told, runs=measured.flat(), machine=machine() | {"postgresql": postgresql})
+
+
+def show(measured: Measured, summaries: list[Summary], told: Envelope) -> None:
     """Print the table and what belongs to it."""
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    shown = ("messages", "runs", "distinct", "latency_ms")
-    options = ", ".join(f"{name} {report.options[name]}" for name in shown)
-    starts = ", ".join(f"{start.start_cpu_seconds * 1000:.0f} ms" for start in report.summaries)
-    print(f"{machine}; {options}\n")
-    print(table(report.summaries))
+    print(", ".join(f"{name} {value}" for name, value in told.machine.items()))
+    print(", ".join(f"{name} {told.options[name]}" for name in ("messages", "runs", "distinct")) + "\n")
+    print(table(summaries))
     print(f"\n{LEGEND}\n")
-    print(f"start-up share: CPU of a run on an empty queue: {starts}")
-    loops = [run.reference_ms for run in report.runs]
+    starts = {summary.setting.workers: summary.start_cpu_seconds for summary in summaries}
+    shares = ", ".join(f"{seconds * 1000:.0f} ms ({workers})" for workers, seconds in starts.items())
+    print(f"start-up share: CPU of a run on an empty queue, by workers: {shares}")
+    loops = [run.reference_ms for run in measured.runs]
     print(f"reference loop: {median(loops):.0f} ms ({min(loops):.0f}-{max(loops):.0f})")
-    vault = report.runs[0].vault_rows
-    print("vault: off" if vault is None else f"vault: {vault:,} entries after a run")
-    print(verdict(report.missed))
+    kept = max(run.vault_rows or 0 for run in measured.runs)
+    print(f"vault: {kept:,} entries after a run" if kept else "vault: off")
+    print(verdict(misses(summaries)))
 
 
-def say(text: str) -> None:
-    """Tell how far it is, apart from the result."""
-    print(text, file=sys.stderr, flush=True)
+def without_vault() -> str:
+    """Return the columns of the login pipeline as JSON, tokens without kept originals."""
+    columns = {
+        name: column.model_dump(by_alias=True, exclude_unset=True) | ({"vault": False} if column.domain else {})
+        for name, column in login_columns().items()
+    }
+    return msgspec.json.encode(columns).decode()
+
+
+def make_loaders(folder: Path, extra: dict[str, str], timeout: float) -> dict[str, Loader]:
+    """Return a loader that keeps originals and one that does not, with the same keys."""
+    command = installed_command()
+    loaders = {
+        "on": Loader(command, folder, extra=extra, timeout=timeout),
+        "off": Loader(command, folder, extra={"COATCHECK_COLUMNS": without_vault(), **extra}, timeout=timeout),
+    }
+    loaders["on"].make_keys()
+    return loaders
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -148,9 +183,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     option = parser.add_argument
     option("--messages", type=_positive, default=100_000, help="in each run (default: %(default)s)")
-    option("--runs", type=_positive, default=3, help="of each number of workers (default: %(default)s)")
+    option("--runs", type=_positive, default=3, help="of each setting (default: %(default)s)")
     option("--workers", type=_positive, nargs="+", default=[1, 2], help="numbers to try (default: 1 2)")
-    option("--latency-ms", type=float, default=0.0, help="of each SQS request (default: %(default)s)")
+    option("--latency-ms", type=float, nargs="+", default=[0.0], help="of each SQS request (default: 0)")
+    option("--vault", choices=("on", "off"), nargs="+", default=["on"], help="keep originals (default: on)")
     option("--distinct", type=float, default=0.2, help="share of new values (default: %(default)s)")
     option("--env", action="append", default=[], metavar="NAME=VALUE", help="setting for the command")
     option("--timeout", type=float, default=TIMEOUT_SECONDS, help="of one run, in seconds")
@@ -178,22 +214,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coatcheck-road-")))
-            loader = Loader(installed_command(), folder, extra=extra, timeout=options.timeout)
-            loader.make_keys()
+            loaders = make_loaders(folder, extra, options.timeout)
             databases = Databases(stack.enter_context(PostgresServer(durable=True)).dsn)
-            machine: dict[str, str | int | None] = {
-                "cores": os.cpu_count(),
-                "Python": platform.python_version(),
-                "PostgreSQL": databases.version,
-            }
-            report = measure(Road(databases, loader, options), options, machine)
+            measured = measure(Road(databases, loaders), options)
+            told = wrapped(measured, options, databases.version)
     except BenchmarkError as error:
         say(f"benchmark: error: {error}")
         return 1
-    show(report)
+    summaries = measured.summaries()
+    show(measured, summaries, told)
     if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    return 0 if options.no_gate or not report.missed else 1
+        write(options.json, told)
+    return 0 if options.no_gate or not misses(summaries) else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from benchmarks.peers.environments import LOCK, NODE_FOLDER, NODE_LOCK, PYTHON_F
 from benchmarks.peers.roster import CONTESTANTS, NODE, PEER_NAMES, PYTHON, find_starters
 
 BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
-OURS = (BY_NAME["coatcheck"], BY_NAME["coatcheck_2"])
 ROWS = replace(BY_NAME["boto3_rows"], arguments=("benchmarks.peers.boto3_rows", "psycopg"))
 """The peer that runs on what the project itself is developed with."""
 
@@ -26,7 +25,7 @@ def test_a_small_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     )
     file = tmp_path / "peers.json"
     options = ["--runs", "2", "--messages", "300", "--latency-ms", "0", "--only", "boto3_rows", "node"]
-    assert main([*options, "--json", str(file)], (*OURS, ROWS, BY_NAME["node"], BY_NAME["dlt"])) == 0
+    assert main([*options, "--json", str(file)], (BY_NAME["coatcheck"], ROWS, BY_NAME["node"], BY_NAME["dlt"])) == 0
     told = capsys.readouterr().out
     assert "node: skipped (Node is not installed)" in told
     assert ">= 10 x boto3_rows in CPU per message: m" in told  # met or missed, but looked at
@@ -35,13 +34,14 @@ def test_a_small_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert [(run["peer"], run["round"], run["messages"]) for run in envelope.runs] == [
         (name, number, messages)
         for number in (1, 2)
-        for name, messages in (("coatcheck", 300), ("coatcheck_2", 300), ("boto3_rows", 30), ("node", None))
+        for name, messages in (("coatcheck", 300), ("boto3_rows", 30), ("node", None))
     ]
     for run in envelope.runs:
         if run["skipped"]:
             assert run["cpu_us"] is run["rate"] is None
         else:
-            for name in ("cpu_us", "rate", "postgres_us", "rss_mb"):
+            assert isinstance(run["postgres_us"], float)  # 0 for so few messages: it is counted in ticks of 10 ms
+            for name in ("cpu_us", "rate", "rss_mb"):
                 assert isinstance(run[name], float)
                 assert run[name] > 0, name  # type: ignore[operator]
 
@@ -49,18 +49,16 @@ def test_a_small_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("pass",), "boto3_rows: 10 messages, but 0 rows in the table"),
+        (("pass",), "boto3_rows: 1 messages, but 0 rows in the table"),
         (("raise SystemExit('no such queue')",), "boto3_rows ended with 1: no such queue"),
     ],
 )
 def test_a_peer_that_fails_is_an_error(
     arguments: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty queue is passed by a peer that does nothing, the first messages are not."""
+    """The second one fails on an empty queue, the first one with the first message."""
     monkeypatch.setattr(command, "find_starters", lambda _: ({PYTHON: [sys.executable, "-c"]}, {}))
-    monkeypatch.setattr(command, "WARM_UP_SHARE", 1_000)
-    broken = replace(ROWS, arguments=arguments, share_with_latency=10_000 / 100)
-    assert main(["--runs", "1", "--messages", "90"], (broken,)) == 1
+    assert main(["--runs", "1", "--messages", "90"], (replace(ROWS, arguments=arguments),)) == 1
     assert why in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""What the peers run on: made from locks with hashes, gone if it cannot be made; and what a Python peer makes of an event."""
+"""What the peers run on: made from locks with hashes, gone if it cannot be made; what a peer makes of an event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from coatcheck.config_columns import login_columns
 def test_an_environment_that_cannot_be_made_is_a_word_and_no_folder(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("=== no requirement\n")
-    with pytest.raises(SkipError, match="python failed: .*[Ii]nvalid requirement"):
+    with pytest.raises(SkipError, match=r"python failed: .*[Ii]nvalid requirement"):
         peers_environment(tmp_path / "peers", lock)
     assert not (tmp_path / "peers").exists()
 
