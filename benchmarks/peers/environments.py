@@ -117,8 +117,13 @@ def _run(command: Sequence[str], deadline: float) -> str:
     except subprocess.TimeoutExpired as error:
         raise SkipError(f"{name} did not end within {LIMIT_S:.0f} s") from error
     except subprocess.CalledProcessError as error:
-        words = str(error.stderr).strip().splitlines() or ["no word why"]
-        raise SkipError(f"{name} failed: {words[-1].strip()}") from error
+        raise SkipError(f"{name} failed: {_reason(str(error.stderr))}") from error
     except OSError as error:
         raise SkipError(f"{name}: {error.strerror}") from error
     return done.stdout
+
+
+def _reason(errors: str) -> str:
+    """Return the line that tells why a command failed: the first one that is marked as an error, else the last one."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["no word why"]
+    return next((line for line in lines if line.lower().startswith(("error", "npm error"))), lines[-1])

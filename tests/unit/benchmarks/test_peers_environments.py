@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
@@ -26,6 +28,25 @@ def test_an_environment_that_cannot_be_made_is_a_word_and_no_folder(tmp_path: Pa
     with pytest.raises(SkipError, match=r"python failed: .*[Ii]nvalid requirement"):
         peers_environment(tmp_path / "peers", lock)
     assert not (tmp_path / "peers").exists()
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        (
+            "WARNING: old\nERROR: Invalid requirement: 'x'\n    x\n    ^ (from line 1)\n",
+            "ERROR: Invalid requirement: 'x'",
+        ),
+        ("npm error code ENOLOCK\nnpm error more\n", "npm error code ENOLOCK"),
+        ("one\nthe last\n\n", "the last"),
+        ("", "no word why"),
+    ],
+)
+def test_the_line_that_tells_why_is_taken(errors: str, told: str) -> None:
+    command = [sys.executable, "-c", f"import sys; sys.exit({errors!r} or 1)" if errors else "raise SystemExit(1)"]
+    with pytest.raises(SkipError) as raised:
+        environments._run(command, time.monotonic() + 60)
+    assert str(raised.value) == f"{Path(sys.executable).name} failed: {told}"
 
 
 def test_an_environment_is_kept_while_its_lock_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
