@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from benchmarks.measure import run_measured
+from benchmarks.measure import started
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from benchmarks.measure import Usage
+    from benchmarks.measure import Running, Usage
 
 OTHERS = ("AWS_", "PG", "COATCHECK_")  # what the machine has set must not reach the measured program
 COMMAND_SECONDS = 120
@@ -82,19 +83,27 @@ class Loader:
 
     def drain(self, *, dsn: str, endpoint: str, workers: int) -> tuple[Usage, Outcome]:
         """Load the whole queue and tell what it cost."""
-        usage = run_measured(
-            [str(self._command), "run", "--drain", "--json", "--workers", str(workers)],
-            environment={**self._environment, "DATABASE_URL": dsn, "AWS_ENDPOINT_URL": endpoint},
-            folder=self._folder,
-            timeout=self._timeout,
-        )
+        with self.running(dsn=dsn, endpoint=endpoint, workers=workers, drain=True) as running:
+            usage = running.wait(self._timeout)
+        return usage, self.outcome(usage)
+
+    @contextmanager
+    def running(self, *, dsn: str, endpoint: str, workers: int = 1, drain: bool = False) -> Iterator[Running]:
+        """Give the command while it loads; without `drain` it ends only when it is told to."""
+        command = [str(self._command), "run", *(["--drain"] if drain else []), "--json", "--workers", str(workers)]
+        environment = {**self._environment, "DATABASE_URL": dsn, "AWS_ENDPOINT_URL": endpoint}
+        with started(command, environment=environment, folder=self._folder) as running:
+            yield running
+
+    def outcome(self, usage: Usage) -> Outcome:
+        """Return what the command printed at its end; raises BenchmarkError if it failed."""
         if usage.wall_seconds > self._timeout:
             raise BenchmarkError(f"coatcheck run did not end within {self._timeout:g} s")
         if usage.exit_code:
             errors = (self._folder / "stderr").read_text(errors="replace")[-TAIL:]
             raise BenchmarkError(f"coatcheck run ended with {usage.exit_code}: {errors}")
         try:
-            return usage, msgspec.json.decode((self._folder / "stdout").read_bytes(), type=Outcome)
+            return msgspec.json.decode((self._folder / "stdout").read_bytes(), type=Outcome)
         except msgspec.DecodeError as error:
             raise BenchmarkError(f"coatcheck run printed no outcome: {error}") from error
 

@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import resource
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 PROC = Path("/proc")
 POLL_SECONDS = 0.01
@@ -42,12 +43,14 @@ class Usage:
 
 @dataclass(slots=True)
 class Memory:
-    """The highest resident set of each process of a tree, in kB."""
+    """The resident set of each process of a tree in kB: the highest so far, and that of the last reading."""
 
     peaks: dict[int, int] = field(default_factory=dict)
+    now: dict[int, int] = field(default_factory=dict)
 
     def read(self, pid: int) -> None:
-        """Note the high-water marks of a process and its descendants; nothing where there is no /proc."""
+        """Note the memory of a process and its descendants; nothing where there is no /proc."""
+        self.now.clear()
         for member in [pid, *descendants(pid)]:
             with contextlib.suppress(OSError):  # ended meanwhile
                 self._note(member, (PROC / str(member) / "status").read_text())
@@ -56,6 +59,78 @@ class Memory:
         for line in status.splitlines():
             if line.startswith("VmHWM:"):
                 self.peaks[pid] = max(self.peaks.get(pid, 0), int(line.split()[1]))
+            elif line.startswith("VmRSS:"):
+                self.now[pid] = int(line.split()[1])
+
+
+class Running:
+    """A command that runs, in a session of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._began = time.perf_counter()
+        self._memory = Memory()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was waited for."""
+        return self._process.returncode is not None
+
+    def rss_mb(self) -> float:
+        """Return the memory that its largest process has now; 0 where there is no /proc."""
+        self._memory.read(self._process.pid)
+        return max(self._memory.now.values(), default=0) * 1024 / 1e6
+
+    def cpu_seconds(self) -> float | None:
+        """Return the CPU that it and its descendants have used so far, in steps of 10 ms; None without /proc."""
+        return tree_cpu_seconds(self._process.pid)
+
+    def stop(self, timeout: float) -> Usage:
+        """Ask it to end, and wait."""
+        self._memory.read(self._process.pid)
+        self._process.terminate()
+        return self.wait(timeout)
+
+    def wait(self, timeout: float) -> Usage:
+        """Wait until it ends and tell what it cost; after `timeout` seconds it is killed, and the exit code is -9."""
+        status, usage = _wait(self._process.pid, time.perf_counter() + timeout, self._memory)
+        wall = time.perf_counter() - self._began
+        self._process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for: tell its object
+        fallback = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss // 1024  # macOS counts bytes
+        peaks = list(self._memory.peaks.values()) or [fallback]
+        return Usage(
+            exit_code=self._process.returncode,
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            wall_seconds=wall,
+            rss_mb=max(peaks) * 1024 / 1e6,
+            rss_total_mb=sum(peaks) * 1024 / 1e6,
+        )
+
+
+@contextmanager
+def started(command: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> Iterator[Running]:
+    """Start a command in a folder, its output in the files `stdout` and `stderr` there.
+
+    If it still runs at the end it is killed with all it started.
+    """
+    with (folder / "stdout").open("wb") as output, (folder / "stderr").open("wb") as errors:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
+    running = Running(process)
+    try:
+        yield running
+    finally:
+        if not running.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def run_measured(
@@ -69,36 +144,8 @@ def run_measured(
 
     What still runs after `timeout` seconds is killed with all it started; the exit code is -9 then.
     """
-    memory = Memory()
-    with (folder / "stdout").open("wb") as output, (folder / "stderr").open("wb") as errors:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            start_new_session=True,
-        )
-    try:
-        status, usage = _wait(process.pid, start + timeout, memory)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for: tell its object
-    fallback = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss // 1024  # macOS counts bytes
-    peaks = list(memory.peaks.values()) or [fallback]
-    return Usage(
-        exit_code=process.returncode,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        wall_seconds=wall,
-        rss_mb=max(peaks) * 1024 / 1e6,
-        rss_total_mb=sum(peaks) * 1024 / 1e6,
-    )
+    with started(command, environment=environment, folder=folder) as running:
+        return running.wait(timeout)
 
 
 def _wait(pid: int, deadline: float, memory: Memory) -> tuple[int, resource.struct_rusage]:

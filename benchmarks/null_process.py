@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 10
+LOOK_SECONDS = 0.2
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -31,6 +33,15 @@ class Stats(msgspec.Struct, frozen=True):
     elapsed: float
     errors: int
     cpu_seconds: float
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """By bins of `bin_s` seconds: requests, messages handed out, and the most receives under way at once."""
+
+    bin_s: float
+    requests: list[int]
+    received: list[int]
+    polls: list[int]
 
 
 class _Ready(msgspec.Struct):
@@ -49,10 +60,34 @@ class NullSqsProcess:
 
     def stats(self) -> Stats:
         """Ask the server for its counters."""
+        return msgspec.json.decode(self._ask("GET", "/stats"), type=Stats)
+
+    def timeline(self) -> Timeline:
+        """Ask what happened when, up to now."""
+        return msgspec.json.decode(self._ask("GET", "/timeline"), type=Timeline)
+
+    def latencies_ms(self) -> list[float]:
+        """Ask how long each deleted message took from its arrival to its delete."""
+        return msgspec.json.decode(self._ask("GET", "/latencies"), type=list[float])
+
+    def start(self) -> None:
+        """Let messages arrive that were held."""
+        self._ask("POST", "/start")
+
+    def wait(self, until: Callable[[Stats], bool], seconds: float) -> Stats:
+        """Wait until the counters are so. Raises TimeoutError."""
+        deadline = time.monotonic() + seconds
+        while not until(stats := self.stats()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {seconds:g} s the null SQS server still counts {stats}")
+            time.sleep(LOOK_SECONDS)
+        return stats
+
+    def _ask(self, method: str, path: str) -> bytes:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request("GET", "/stats")
-            return msgspec.json.decode(connection.getresponse().read(), type=Stats)
+            connection.request(method, path)
+            return connection.getresponse().read()
         finally:
             connection.close()
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 from benchmarks.events import login_events
 from benchmarks.measure import reference_loop_ms
-from benchmarks.null_supply import Supply
+from benchmarks.null_supply import Ready
 
 from coatcheck import app, custody
 from coatcheck.config import Config
@@ -113,8 +113,8 @@ def parts(folder: Path) -> dict[str, Callable[[], object]]:
     keys = custody.loader_keys(config)
     sealer = Sealer(keys)
     road, columns = app.road(config, keys, sealer), config.plan()
-    supply = Supply(messages=COUNT, distinct=DISTINCT, seed=1, sent_ms=SENT_MS)
-    answers = [response.partition(b"\r\n\r\n")[2] for response in supply._responses]  # noqa: SLF001 - as they are sent
+    supply = Ready(messages=COUNT, distinct=DISTINCT, seed=1, sent_ms=SENT_MS)
+    answers = [response.partition(b"\r\n\r\n")[2] for response in supply.responses]
     wires = [wire for answer in answers for wire in decode_receive(answer)]
     messages = [message_of(wire, SENT_MS, fifo=False) for wire in wires]
     rows = [row for row in map(road.travel, messages) if isinstance(row, Row)]

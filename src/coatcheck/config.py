@@ -63,7 +63,7 @@ class BatchConfig(Section):
     """What one transaction takes."""
 
     messages: int = Field(1000, ge=1, le=20_000, description="most messages in one transaction")
-    seconds: float = Field(0.2, ge=0.0, le=60, description="longest a message waits for its batch to fill, in seconds")
+    seconds: float = Field(0.1, ge=0.0, le=60, description="longest a message waits for its batch to fill, in seconds")
     bytes: int = Field(16 * 2**20, ge=2**20, description="most body bytes in one transaction")
 
 

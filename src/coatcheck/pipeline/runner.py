@@ -35,7 +35,7 @@ class Limits:
 
     messages: int = 1000
     bytes: int = 16 * 2**20
-    seconds: float = 0.2
+    seconds: float = 0.1
     writers: int = 2
     drain_s: float = 25.0
 
