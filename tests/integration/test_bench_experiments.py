@@ -26,7 +26,7 @@ def test_latency(tmp_path: Path) -> None:
 
 def test_idle_and_the_way_up(tmp_path: Path) -> None:
     result = tmp_path / "idle.json"
-    arguments = ["--seconds", "2", "--long-poll-s", "1", "--messages", "60000", "--runs", "1", "--latency-ms", "1"]
+    arguments = ["--seconds", "2", "--long-poll-s", "1", "--messages", "120000", "--runs", "1", "--latency-ms", "1"]
     assert idle.main([*arguments, "--json", str(result)]) == 0
     at_rest, ramp = read(result).runs
     assert at_rest["kind"] == "idle"

@@ -101,7 +101,7 @@ def test_with_no_file_the_designs_login_pipeline_runs() -> None:
 
 def test_the_designs_figures_are_the_defaults() -> None:
     config = load()
-    assert (config.source.wait_seconds, config.batch.messages, config.batch.seconds) == (20, 1000, 0.2)
+    assert (config.source.wait_seconds, config.batch.messages, config.batch.seconds) == (20, 1000, 0.1)
     assert (config.ledger.key, config.keys.provider, config.masking.allow_sha256_insecure) == (
         "message_id",
         "local",
