@@ -1,8 +1,10 @@
 """How many receive requests are under way at once: the control rule, without a clock or a socket.
 
 * A full receive (10 messages) says there is more: one further receiver, so that the number doubles per round trip.
-* A receive that comes back nearly empty (4 or fewer) says there is less: one receiver less.
+* A receive that comes back nearly empty (4 or fewer) or failed says there is less: one receiver less.
 * Never less than one, never more than `most`. An idle queue thus costs one long poll.
+
+Why this rule, and how it behaves on a simulated queue: docs/decisions/0016-how-many-polls.md.
 """
 
 from __future__ import annotations
