@@ -41,7 +41,8 @@ check: setup  ## lint, types, architecture, generated docs
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 
-bench: setup  ## tokens and records a core; CPU per message, messages per second; reveal, audit verify
+bench: setup  ## the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
+	@$(BIN)/python -m benchmarks.gate
 	@$(BIN)/python -m benchmarks.crypto
 	@$(BIN)/python -m benchmarks.road
 	@$(BIN)/python -m benchmarks.desk
