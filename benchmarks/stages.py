@@ -14,13 +14,10 @@ import asyncio
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import msgspec
-from benchmarks.events import login_events
 from benchmarks.measure import reference_loop_ms
 from benchmarks.null_supply import Ready
 
@@ -122,17 +119,11 @@ def parts(folder: Path) -> dict[str, Callable[[], object]]:
     encoders = [arrays.encoding(column)[1] for column in stored]
     breaker = Breaker(ratio=0.8, window=500, run=200)
     deleted = msgspec.json.encode({"Successful": [{"Id": str(place)} for place in range(10)], "Failed": []})
-    warm = Batch(rows=[r for r in map(road.travel, _known(messages)) if isinstance(r, Row)])
 
     def keep() -> Batch:
-        vault = app.vault_store(config, keys, sealer, None)
-        vault.keep(warm_batch := Batch(rows=warm.rows))
-        vault.stored(warm_batch)
-        batch = Batch(rows=rows)
-        keep.started = time.perf_counter()  # type: ignore[attr-defined]
+        batch, vault = Batch(rows=rows), app.vault_store(config, keys, sealer, None)  # it remembers nothing yet
         vault.keep(batch)
         vault.stored(batch)
-        keep.took = time.perf_counter() - keep.started  # type: ignore[attr-defined]
         return batch
 
     whole = keep()
@@ -200,12 +191,6 @@ def _by(messages: Sequence[Message], count: int) -> Iterator[list[Message]]:
     return (list(messages[start : start + count]) for start in range(0, len(messages), count))
 
 
-def _known(messages: Sequence[Message]) -> list[Message]:
-    """Messages that bring the values of the others but a fifth: those are new to the vault then."""
-    bodies = list(islice(login_events(seed=1, distinct=DISTINCT), COUNT))
-    return [message for message, body in zip(messages, bodies, strict=True) if zlib.crc32(body.encode()) % 5]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description="CPU of each part of the road.")
@@ -215,17 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         total = 0.0
         for name, work in parts(Path(folder)).items():
             took = lowest(work, runs)
-            if name.startswith("vault"):
-                took = min(_vault_alone(work) for _ in range(runs))
             total += took if name != RUNNER else 0.0
             print(f"{name:<30} {took:6.2f} us")
         print(f"{'all but the runner':<30} {total:6.2f} us; reference loop {reference_loop_ms():.0f} ms")
     return 0
-
-
-def _vault_alone(work: Callable[[], object]) -> float:
-    work()
-    return float(work.took) / COUNT * 1e6  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
