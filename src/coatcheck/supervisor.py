@@ -142,5 +142,11 @@ class _Supervisor:
 
 
 def _tell(process: asyncio.subprocess.Process, number: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended this very moment
-        process.send_signal(number)
+    """Send a signal, if the process still runs.
+
+    Not by `process.send_signal`: Python 3.11's polls the process first, and when it has just ended the poll takes its
+    exit code from whoever waits for it, who then reports 255 (github.com/python/cpython/issues/87744).
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):  # it has ended this very moment
+            os.kill(process.pid, number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +139,27 @@ def test_a_final_code_still_ends_all(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigError):
         work_of(a_supervisor("raise SystemExit(2)", drain=False), workers=3)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_signal_to_one_that_has_just_ended_leaves_its_exit_code_to_who_waits(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def polled(_: object) -> None:
+        raise AssertionError("the exit code is taken from who waits for it")
+
+    async def told() -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", f"print(1, flush=True); raise SystemExit({code})", stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        await process.stdout.read()  # it ends now; the loop has not heard of it yet
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess.Popen, "poll", polled)
+            supervisor._tell(process, signal.SIGTERM)
+        return await process.wait()
+
+    assert asyncio.run(told()) in (code, -signal.SIGTERM)
 
 
 def test_with_drain_the_end_is_the_end(caplog: pytest.LogCaptureFixture) -> None:
