@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.canaries import canary, nowhere
 from tests.support.fix_postgres import postgres
 from tests.support.fix_servers import LoginDatabase, Queue, commanding, login
 from tests.support.process import Command, Running, wait_until
@@ -29,14 +30,6 @@ TALKATIVE = (
     "log_min_duration_statement=0",
 )
 """All that PostgreSQL can be made to write down: statements, and their parameters, also of failed ones."""
-
-
-KINDS = ("canary", "2001:db8:")
-"""How canaries begin."""
-
-
-def canary() -> str:
-    return f"canary{secrets.token_hex(8)}"
 
 
 class Birds:
@@ -90,28 +83,6 @@ class Birds:
         device, user = canary(), canary()
         self.masked.add(device)
         return login(number, device_id=device, user_id=user, device_type="refused")
-
-
-def forms(word: str) -> Iterator[str]:
-    """Yield the ways in which a word may be spelled out: as it is, in hexadecimal, in base64 at any place of it."""
-    raw = word.encode()
-    yield word
-    yield raw.hex()
-    for shift in range(3):
-        whole = (
-            (len(raw) + shift) // 3 * 4
-        )  # the last letters of a base64 depend on what follows, the first on what was
-        yield base64.b64encode(b"x" * shift + raw).decode()[4 * (shift > 0) : whole]
-
-
-def nowhere(words: set[str], places: dict[str, str]) -> None:
-    for name, text in places.items():
-        suspicious = [kind for kind in KINDS if any(form in text for form in forms(kind))]
-        for word in words:
-            if word.startswith(tuple(suspicious)):
-                for form in forms(word):
-                    found = text.find(form)
-                    assert found < 0, f"{name} holds {form}: ...{text[max(0, found - 200) : found + 100]!r}"
 
 
 def test_the_search_finds() -> None:
