@@ -28,7 +28,7 @@ from coatcheck.sources import sqs_queue
 from coatcheck.sources.aws import resolve
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
-from coatcheck.sql.connection import connect
+from coatcheck.sql.connection import connect, is_verified
 from coatcheck.vault.epochs import Epochs
 from coatcheck.vault.register import register
 from coatcheck.vault.store import VaultStore
@@ -152,6 +152,10 @@ async def check(config: Config) -> list[Finding]:
             state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)
             findings += state.findings
     with _as_finding(findings, "database"):
+        if not is_verified(custody.dsn(config)):
+            what = "the database's server need not prove who it is (sslmode)"
+            hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
+            findings.append(Finding("database", "advice", what, hint))
         findings += schema.inspect(custody.dsn(config), config.target.table, config.plan()).findings
     return findings
 

@@ -46,7 +46,9 @@ class TargetConfig(Section):
     """Where rows go."""
 
     dsn: SecretStr | None = Field(
-        None, description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables"
+        None,
+        description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables; "
+        "another host is held to sslmode=verify-full unless they say otherwise",
     )
     table: str = Field(
         "user_logins",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,8 +26,16 @@ CONNECTION: dict[str, str | int] = {
 """What a connection gets unless the connection string says otherwise: a silent peer is noticed within a minute."""
 
 
+LIBPQ_ROOTS = Path("~/.postgresql/root.crt")
+"""Where libpq looks for certificate authorities by itself."""
+
+
 def conninfo(dsn: str) -> str:
-    """Return `dsn` completed by CONNECTION; what it says itself stays. Raises ConfigError: it is none."""
+    """Return `dsn` completed by CONNECTION and, for another host, by TLS; what it says itself stays.
+
+    Another host has to show a certificate for its name (sslmode=verify-full) unless `dsn`, PGSSLMODE or a service file
+    says how else. Raises ConfigError: it is no connection string.
+    """
     given = None
     with suppress(psycopg.ProgrammingError):
         given = psycopg.conninfo.conninfo_to_dict(dsn)
@@ -31,8 +43,39 @@ def conninfo(dsn: str) -> str:
         raise ConfigError(
             "the connection string of the database is not understood", hint="see [target] dsn and DATABASE_URL"
         )
-    missing = {name: value for name, value in CONNECTION.items() if name not in given}
+    missing = {name: value for name, value in (CONNECTION | _tls(given)).items() if name not in given}
     return psycopg.conninfo.make_conninfo(dsn, **missing)
+
+
+def is_verified(dsn: str) -> bool:
+    """Tell whether the host is this one, or has to prove who it is. A service file is not read, and taken to say so."""
+    given = psycopg.conninfo.conninfo_to_dict(conninfo(dsn))
+    mode = given.get("sslmode") or os.environ.get("PGSSLMODE") or "verify-full"
+    return mode == "verify-full" or _is_here(given)
+
+
+def _tls(given: Mapping[str, Any]) -> dict[str, str]:
+    settled = {"sslmode", "service"} & given.keys() or {"PGSSLMODE", "PGSERVICE"} & os.environ.keys()
+    if settled or _is_here(given):
+        return {}
+    if "PGSSLROOTCERT" in os.environ or LIBPQ_ROOTS.expanduser().exists():
+        return {"sslmode": "verify-full"}
+    # libpq's own word for it, "system", means the folder with which its OpenSSL was built: in a wheel there is none
+    return {"sslmode": "verify-full", "sslrootcert": ssl.get_default_verify_paths().cafile or "system"}
+
+
+def _is_here(given: Mapping[str, Any]) -> bool:
+    """Tell whether every host is this machine: a unix socket, or loopback."""
+    named = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or os.environ.get("PGHOSTADDR") or ""
+    return all(map(_is_loopback, str(named).split(",")))
+
+
+def _is_loopback(host: str) -> bool:
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def connect(dsn: str) -> psycopg.Connection[Any]:

@@ -33,6 +33,8 @@ _UNFIT = "55000"
 RETIRED = "CC001"
 """Ours: the token key is retired (coatcheck.using_key)."""
 _NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK = "CC003", "CC004", "CC005", "CC006"
+UNTRUSTED = "08001"
+"""The server does not prove who it is (libpq gives no code: this is ours, by the class of failed connections)."""
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
@@ -61,6 +63,9 @@ _REFUSED = (
     (re.compile('role ".*" does not exist|is not permitted to log in|no pg_hba.conf entry'), "28000"),
     (re.compile('database ".*" does not exist'), "3D000"),
     (re.compile("permission denied for database"), "42501"),
+    (re.compile("too many connections|remaining connection slots"), "53300"),
+    (re.compile("database system is (starting up|shutting down|in recovery mode)"), "57P03"),
+    (re.compile("certificate verify failed|does not match host name|root certificate file|not support SSL"), UNTRUSTED),
 )
 """libpq keeps the SQLSTATE of a refused connection to itself, so its text has to tell. A server that speaks another
 language than English (lc_messages) is waited for as if it were away."""
@@ -76,7 +81,7 @@ def sqlstate_of(error: psycopg.Error) -> str:
 
 def verdict(sqlstate: str) -> Verdict:
     """Return what to do after an error with this SQLSTATE."""
-    if sqlstate == _UNFIT:
+    if sqlstate in (_UNFIT, UNTRUSTED):
         return Verdict.STOP
     if sqlstate == READ_ONLY or sqlstate[:2] in _RETRY:
         return Verdict.RETRY
@@ -92,6 +97,11 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
         return UnreachableError(
             f"cannot {action}: the database does not answer",
             hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
+        )
+    if code == UNTRUSTED:
+        return UnreachableError(
+            f"cannot {action}: the database's server does not prove by TLS who it is",
+            hint="name its authority by sslrootcert in [target] dsn, or, on a network that you trust, sslmode=disable",
         )
     kind: type[CoatcheckError] = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
     if code in (_NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK):

@@ -1,0 +1,154 @@
+"""TLS to PostgreSQL: another host has to prove who it is, unless somebody says that it need not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import trustme
+from tests.support.fix_postgres import batch, postgres_sink, rows, write
+from tests.support.fix_versions import debians
+
+from coatcheck.demo.servers import PostgresServer
+from coatcheck.errors import UnreachableError
+from coatcheck.sql import connection
+
+pytestmark = pytest.mark.xdist_group("tls")
+HOST = "db.test"
+"""The name on the certificate. `hostaddr` leads it to loopback: libpq holds the certificate against the name."""
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def server(authority: trustme.CA) -> Iterator[PostgresServer]:
+    """PostgreSQL with a certificate for HOST; that of the wheel is built without TLS."""
+    programs = debians()
+    if programs is None:
+        pytest.skip("no PostgreSQL of Debian here (make setup-debian)")
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        folder.chmod(0o711)
+        certificate = authority.issue_cert(HOST)
+        key, chain = folder / "server.key", folder / "server.crt"
+        certificate.private_key_pem.write_to_path(key)
+        certificate.cert_chain_pems[0].write_to_path(chain)
+        key.chmod(0o400)
+        if os.geteuid() == 0:
+            shutil.chown(key, "nobody")
+        patch.setenv("PG_BIN", str(programs))
+        with PostgresServer(options=("ssl=on", f"ssl_cert_file={chain}", f"ssl_key_file={key}")) as running:
+            yield running
+
+
+@pytest.fixture
+def roots(authority: trustme.CA, tmp_path: Path) -> Path:
+    """A file with the authority."""
+    path = tmp_path / "roots.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nobody_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(connection, "LIBPQ_ROOTS", tmp_path / "none")
+
+
+def away(server: PostgresServer, host: str = HOST, **options: str) -> str:
+    """Return the connection string for the server as another host."""
+    return psycopg.conninfo.make_conninfo(server.dsn, host=host, hostaddr="127.0.0.1", **options)
+
+
+def in_use(dsn: str) -> bool:
+    """Connect, and tell whether TLS is in use."""
+    with connection.connect(dsn) as open_:
+        found = open_.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+    assert found is not None
+    return bool(found[0])
+
+
+def test_the_machines_authorities_are_asked(server: PostgresServer) -> None:
+    with pytest.raises(UnreachableError, match="does not prove by TLS who it is") as caught:
+        connection.connect(away(server))
+    assert "sslrootcert" in caught.value.hint
+
+
+def test_a_named_authority(server: PostgresServer, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_use(away(server, sslrootcert=str(roots)))
+    monkeypatch.setenv("PGSSLROOTCERT", str(roots))
+    assert in_use(away(server))
+
+
+def test_an_authority_where_libpq_looks_for_it(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is left to libpq."""
+    assert "sslrootcert" in connection.conninfo("host=db.example")
+    monkeypatch.setattr(connection, "LIBPQ_ROOTS", roots)
+    assert "sslrootcert" not in connection.conninfo("host=db.example")
+    assert "sslmode=verify-full" in connection.conninfo("host=db.example")
+
+
+def test_a_certificate_for_another_name(server: PostgresServer, roots: Path) -> None:
+    with pytest.raises(UnreachableError, match="does not prove by TLS who it is"):
+        connection.connect(away(server, "other.test", sslrootcert=str(roots)))
+
+
+def test_a_server_without_tls(postgres_server: PostgresServer) -> None:
+    with pytest.raises(UnreachableError, match="does not prove by TLS who it is") as caught:
+        connection.connect(away(postgres_server))
+    assert "sslmode=disable" in caught.value.hint
+    assert not in_use(away(postgres_server, sslmode="disable"))
+
+
+def test_this_machine_needs_no_proof(postgres_server: PostgresServer) -> None:
+    assert not in_use(postgres_server.dsn)
+
+
+def test_somebody_says_how(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "disable")
+    assert not in_use(away(postgres_server))
+
+
+def test_a_worker_stops_instead_of_trying_for_ever(server: PostgresServer) -> None:
+    with pytest.raises(UnreachableError, match="does not prove by TLS who it is"):
+        write(postgres_sink(away(server)), batch(rows(1)))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "proof"),
+    [
+        ("", True),
+        ("host=/run/postgresql", True),
+        ("host=@abstract", True),
+        ("host=localhost", True),
+        ("host=127.0.0.1,::1", True),
+        ("postgresql://[::1]/x", True),
+        ("hostaddr=127.0.0.1", True),
+        ("host=db.example", True),
+        ("host=db.example sslmode=verify-full", True),
+        ("service=x", True),
+        ("host=db.example sslmode=verify-ca", False),
+        ("host=db.example sslmode=require", False),
+        ("host=localhost,db.example sslmode=prefer", False),
+        ("host=10.0.0.1 sslmode=disable", False),
+    ],
+)
+def test_whether_it_is_verified(dsn: str, *, proof: bool) -> None:
+    assert connection.is_verified(dsn) == proof
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR"])
+def test_hosts_by_libpqs_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "192.0.2.1")
+    assert "sslmode=verify-full" in connection.conninfo("")
+    monkeypatch.setenv("PGSERVICE", "x")
+    assert "sslmode" not in connection.conninfo("")
