@@ -1,0 +1,100 @@
+"""Looks for known vulnerabilities in what is locked, and writes the bill of materials (`make audit`, `make sbom`).
+
+pip-audit asks PyPI for advisories. Where that cannot be reached, as behind a mirror, it says so and ends with 0; a
+vulnerability ends it with 1. With `--sbom FILE` it writes CycloneDX JSON instead, the same bytes for the same lock.
+Both tools live in `.venvs/audit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "requirements" / "audit.lock"
+RUNTIME = ROOT / "requirements" / "runtime.lock"
+"""What an installation of coatcheck holds; the same pins as in dev.lock."""
+LOCKS = (RUNTIME, ROOT / "requirements" / "dev.lock")
+PLACE = ROOT / ".venvs" / "audit"
+BIN = PLACE / "bin"
+STAMP = PLACE / ".installed"
+
+
+def install() -> None:
+    """Put the tools into an environment of their own. Raises CalledProcessError."""
+    if STAMP.exists() and STAMP.read_text() == TOOLS.read_text():
+        return
+    venv.create(PLACE, with_pip=True, clear=True)
+    pip: list[str | Path] = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", TOOLS], check=True)
+    STAMP.write_text(TOOLS.read_text())
+
+
+def told(report: dict[str, Any], name: str) -> tuple[list[str], bool]:
+    """Return the lines about one lock, by pip-audit's report of it, and whether nothing is known against it."""
+    packages = report["dependencies"]
+    asked = [one for one in packages if "vulns" in one]
+    lines = [
+        f"{name}: {one['name']} {one['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'none'}"
+        for one in asked
+        for found in one["vulns"]
+    ]
+    if lines:
+        return lines, False
+    if not asked:
+        return [f"{name}: skipped (the advisories cannot be reached from here)"], True
+    unknown = f", {len(packages) - len(asked)} could not be asked for" if len(asked) < len(packages) else ""
+    return [f"{name}: nothing known against {len(asked)} packages{unknown}"], True
+
+
+def audit() -> int:
+    """Audit each lock; return the exit code."""
+    code = 0
+    options = ["--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
+    for lock in LOCKS:
+        command: list[str | Path] = [BIN / "pip-audit", "-r", lock, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            lines, fine = told(json.loads(done.stdout), lock.name)
+        except ValueError:  # no report: it could not even begin
+            lines, fine = [f"{lock.name}: skipped ({done.stderr.strip().splitlines()[-1:]})"], True
+        print("\n".join(lines))  # noqa: T201 - what it is asked for
+        code = code if fine else 1
+    return code
+
+
+def sbom(target: Path) -> None:
+    """Write the bill of materials of an installation. Raises CalledProcessError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options: list[str | Path] = [
+        "--pyproject",
+        ROOT / "pyproject.toml",
+        "--output-reproducible",
+        "--output-file",
+        target,
+    ]
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}  # it would like to know which package needs which
+    subprocess.run([BIN / "cyclonedx-py", "requirements", *options, RUNTIME], check=True, env=quiet)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Audit, or write the bill of materials; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.dependency_audit")
+    parser.add_argument("--sbom", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    install()
+    if options.sbom is None:
+        return audit()
+    sbom(options.sbom)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
