@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +29,7 @@ demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
 test: setup setup-localstack setup-debian  ## the whole test-suite, and units and contracts again on the newest Python
-	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults
 	@$(BIN)/python -m tests.support.newest_python
 
 check: setup  ## lint, types, architecture, generated docs
@@ -37,9 +39,26 @@ check: setup  ## lint, types, architecture, generated docs
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 	@$(BIN)/python -m coatcheck.cli.reference --check
 	@$(BIN)/python -m benchmarks.page --check
+	@$(BIN)/python -m tests.faults.page --check
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
+	@$(BIN)/python -m tests.faults.page
+
+faults: setup setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
+	@$(BIN)/python -m tests.faults
+
+soak: setup  ## a thousand kills and everything else that goes wrong, then the verdict; writes tests/faults/campaign.json
+	@$(BIN)/python -m tests.faults.soak --cycles 1000 --json tests/faults/campaign.json
+
+fuzz: setup  ## coverage-guided fuzzing of all that reads what others wrote: ten million executions
+	@$(BIN)/python -m tests.fuzz
+
+audit: setup  ## known vulnerabilities in what is locked (skipped with a word where no advisories can be reached)
+	@$(BIN)/python -m tests.support.dependency_audit
+
+sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatcheck.cdx.json
+	@$(BIN)/python -m tests.support.dependency_audit --sbom dist/coatcheck.cdx.json
 
 bench: setup  ## the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
 	@$(BIN)/python -m benchmarks.gate
@@ -55,10 +74,11 @@ mutate: setup  ## mutation testing of the modules that make keys, tokens and sea
 	@$(BIN)/python -m tests.mutation
 
 lock: setup  ## resolve the lock file anew
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --extra demo --group dev pyproject.toml -o $(LOCK)
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
+	@$(COMPILE) --extra demo --group dev pyproject.toml -o $(LOCK)
+	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
+	@$(COMPILE) requirements/audit.in -o requirements/audit.lock
+	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock
+	@$(COMPILE) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true

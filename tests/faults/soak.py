@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -54,12 +55,14 @@ class Campaign:
 
     lab: Lab
     rng: random.Random
+    cycles: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: dict[str, float] = field(default_factory=dict)
 
     def cycle(self, number: int) -> None:
         """Start, send, disturb, end."""
         rng, lab = self.rng, self.lab
+        self.cycles += 1
         workers = "2" if number % 4 == 3 else "1"
         running = lab.command.start("run", "--workers", workers)
         lab.send(rng.randrange(30, 120), rng.randrange(5))
@@ -200,6 +203,8 @@ def tell(campaign: Campaign, verdict: Verdict, seed: int, took: float) -> dict[s
         slowest = campaign.recoveries.get(kind)
         print(f"  {count:6,} {kind}" + (f"; slowest recovery {slowest:.1f} s" if slowest is not None else ""))
     return {
+        "command": f"python -m tests.faults.soak --cycles {campaign.cycles} --seed {seed}",
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
         "seed": seed,
         "seconds": round(took),
         "kills": campaign.kills(),

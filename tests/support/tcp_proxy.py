@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -17,7 +18,8 @@ class TcpProxy:
 
     `mute` swallows what the server says from now on (a commit happens, its answer is lost), `deafen` what the clients
     say (a statement never arrives). Both last until `cut`, which ends all connections; new ones are whole again.
-    With `refusing` set, new ones are ended at once.
+    With `refusing` set, new ones are ended at once. `halve` lets half of the server's next words through, and ends the
+    connection; `delay_s` holds everything back for so long; `aim` leads new connections elsewhere.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -27,6 +29,9 @@ class TcpProxy:
         self.refusing = False
         self.connections = 0
         self.swallowed = 0
+        self.delay_s = 0.0
+        self.halved = 0
+        self._halving = False
         self._silent: set[str] = set()
         self._lock = threading.Lock()
         self._peers: dict[socket.socket, tuple[socket.socket, str]] = {}
@@ -57,6 +62,14 @@ class TcpProxy:
     def deafen(self) -> None:
         """Swallow what the clients say."""
         self._silent.add("client")
+
+    def halve(self) -> None:
+        """Let half of what the server says next through, then end that connection."""
+        self._halving = True
+
+    def aim(self, host: str, port: int) -> None:
+        """Lead new connections to another server."""
+        self._target = (host, port)
 
     def cut(self) -> None:
         """End all connections."""
@@ -96,7 +109,15 @@ class TcpProxy:
         data = b""
         with suppress(OSError):
             data = speaker.recv(_CHUNK)
+        if self.delay_s:
+            time.sleep(self.delay_s)
         if not data:
+            self._end(speaker)
+        elif self._halving and side == "server":
+            self._halving = False
+            self.halved += 1
+            with suppress(OSError):
+                listener.sendall(data[: len(data) // 2])
             self._end(speaker)
         elif side in self._silent:
             self.swallowed += len(data)
