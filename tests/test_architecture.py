@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline.breaker",
     ),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
-    ("custody",),
+    ("config_shown", "custody"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("worker", "supervisor", "terminal"),
     ("demo.*",),

@@ -275,7 +275,7 @@ def load(option: str | None = None) -> Config:
     Raises ConfigError that lists everything that is wrong at once, by option name, never by value.
     """
     path = find_file(option)
-    values = _read(path) if path else {}
+    values = in_file(path) if path else {}
     for name in values:
         if name.startswith("_"):  # pydantic-settings would take it for an argument of its own
             raise ConfigError(f"the configuration in {path} is wrong: {name}: no such option")
@@ -305,7 +305,8 @@ def write_default(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def in_file(path: Path) -> dict[str, Any]:
+    """Return what a configuration file says, unchecked. Raises ConfigError: it cannot be read, or is no TOML."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

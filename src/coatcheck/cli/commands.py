@@ -11,6 +11,7 @@ import click
 
 from coatcheck import terminal
 from coatcheck.cli.audit import audit
+from coatcheck.cli.config import config
 from coatcheck.cli.context import configuration
 from coatcheck.cli.erase import erase
 from coatcheck.cli.keys import keys
@@ -29,7 +30,7 @@ _UP_TO_DATE = "nothing to do: the schema is up to date"
 
 class _Cli(Sections):
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
-        "Start here": ("demo", "init", "check", "migrate"),
+        "Start here": ("demo", "init", "config", "check", "migrate"),
         "The road": ("run", "send", "status"),
         "What went wrong": ("quarantine", "redrive"),
         "Originals": (
@@ -61,6 +62,7 @@ def cli(context: click.Context, file: str | None, verbose: bool) -> None:
     context.obj = file
 
 
+cli.add_command(config)
 cli.add_command(quarantine)
 cli.add_command(reveal)
 cli.add_command(find)
