@@ -16,6 +16,7 @@ from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
 from coatcheck.keys.forms import parse_form
+from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.columns import Mask, Parse
 from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
@@ -83,11 +84,14 @@ def _client(config: Config) -> SqsClient:
     return SqsClient(target, ca_bundle=source.ca_bundle)
 
 
-def runner(config: Config, *, drain: bool) -> Runner:
+def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
     """Verify keys and database, and wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
     keys = custody.loader_keys(config)
     give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
     sealer = Sealer(keys, give_up_s=give_up_s)
+    metrics.watch("coatcheck_up", lambda: not sealer.in_trouble, "keys")
+    metrics.watch("coatcheck_data_keys_total", lambda: sealer.drawn)
+    metrics.watch("coatcheck_key_errors_total", lambda: sealer.failures)
     dsn, columns = custody.dsn(config), config.plan()
     schema.verify(dsn, config.target.table, columns)
     old_forms = _register(config, keys)
@@ -101,6 +105,7 @@ def runner(config: Config, *, drain: bool) -> Runner:
         max_in_flight=config.source.max_in_flight,
         max_in_flight_bytes=config.source.max_in_flight_bytes,
         give_up_s=give_up_s,
+        metrics=metrics,
     )
     sink = PostgresSink(
         dsn=dsn,
@@ -111,6 +116,7 @@ def runner(config: Config, *, drain: bool) -> Runner:
         give_up_seconds=give_up_s,
         kid=keys.kid,
         epochs=Epochs(config.vault.epoch).ahead,
+        metrics=metrics,
     )
     limits = Limits(
         messages=config.batch.messages,
@@ -128,6 +134,7 @@ def runner(config: Config, *, drain: bool) -> Runner:
         vault=vault_store(config, keys, sealer, old_forms),
         breaker=breaker,
         limits=limits,
+        metrics=metrics,
     )
 
 

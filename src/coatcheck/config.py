@@ -160,6 +160,16 @@ class RunConfig(Section):
     )
 
 
+class MetricsConfig(Section):
+    """How a worker is watched."""
+
+    listen: str = Field(
+        "",
+        pattern=r"^(\S+:[0-9]{1,5})?$",
+        description="host:port on which `run` serves /metrics (Prometheus), /livez, /readyz and /startupz; empty: none",
+    )
+
+
 class MaskingConfig(Section):
     """Weak modes need an explicit word."""
 
@@ -187,6 +197,7 @@ class Config(BaseSettings):
     audit: AuditConfig = Field(default_factory=AuditConfig, description="how checkpoints of the audit trail are made")
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="how a worker is watched")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
 
     @classmethod

@@ -14,12 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from operator import index
 
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.loop import run_async
+from coatcheck.ops.endpoint import Endpoint
+from coatcheck.ops.metrics import Metrics, Sample, merge, outlasts
 from coatcheck.pipeline.message import Counts
 
 _log = logging.getLogger(__name__)
@@ -29,13 +31,17 @@ _STABLE_S = 60.0
 _COUNTED = tuple(field.name for field in fields(Counts) if field.name != "seconds")
 
 
-def supervise(arguments: Sequence[str], *, workers: int, drain: bool, tick: Callable[[Counts], None]) -> Counts:
-    """Run `workers` processes of `coatcheck ARGUMENTS` until stopped, or with `drain` until each has drained.
+def supervise(
+    arguments: Sequence[str], *, workers: int, drain: bool, tick: Callable[[Counts], None], listen: str = ""
+) -> Counts:
+    """Run `workers` processes of `coatcheck ARGUMENTS --place N` until stopped, or with `drain` until each has drained.
 
-    Returns the sum of what they did. Raises the CoatcheckError of a worker that no restart mends (exit codes 2 and 4),
-    and with `drain` also UnreachableError (3).
+    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere). Raises the
+    CoatcheckError of a worker that no restart mends (exit codes 2 and 4), and with `drain` also UnreachableError (3).
     """
-    return run_async(_Supervisor(arguments, drain=drain, tick=tick).run(workers))
+    supervisor = _Supervisor(arguments, drain=drain, tick=tick)
+    with Endpoint(listen, supervisor.samples) if listen else nullcontext():
+        return run_async(supervisor.run(workers))
 
 
 class _Supervisor:
@@ -47,6 +53,8 @@ class _Supervisor:
         self._tick = tick
         self._processes: set[asyncio.subprocess.Process] = set()
         self._counts: dict[int, dict[str, int]] = {}
+        self._samples: dict[int, list[Sample]] = {}
+        self._metrics = Metrics()
         self._launches = 0
         self._stopping = asyncio.Event()
 
@@ -62,6 +70,10 @@ class _Supervisor:
         total = self._total()
         total.seconds = time.monotonic() - started
         return total
+
+    def samples(self) -> list[Sample]:
+        """Return the metrics of all workers as those of one, and of those that have ended what they had counted."""
+        return merge([self._metrics.snapshot(), *list(self._samples.values())])
 
     def _signalled(self) -> None:
         if self._stopping.is_set():
@@ -85,6 +97,7 @@ class _Supervisor:
                 return
             wait_s = _BACKOFF_FIRST_S if time.monotonic() - since > _STABLE_S else wait_s
             _log.warning(what, extra={"worker": place} | why)
+            self._metrics.add("coatcheck_worker_restarts_total")
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             except TimeoutError:
@@ -93,7 +106,7 @@ class _Supervisor:
     async def _one_and_why(self, place: int) -> tuple[str, dict[str, object]]:
         """Run a worker; return what to say of its end, and its fields; nothing if that is as it should be."""
         try:
-            code = await self._one()
+            code = await self._one(place)
         except Exception as error:  # noqa: BLE001 - whatever it was (no process to be had, no memory), the next try may do
             return "a worker cannot be followed and is started again", {"error": type(error).__name__}
         if code in self._final and not self._stopping.is_set():
@@ -105,12 +118,16 @@ class _Supervisor:
             return "" if self._drain else "a worker has ended and is started again", {"exit_code": code}
         return "a worker has died and is started again", {"exit_code": code}
 
-    async def _one(self) -> int:
+    async def _one(self, place: int) -> int:
         """Start a worker, follow its counts, and return its exit code."""
         self._launches += 1
         launch = self._launches
         process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+            *self._command,
+            *("--place", str(place)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         self._processes.add(process)
         if self._stopping.is_set():  # while it was being started
@@ -127,12 +144,15 @@ class _Supervisor:
             raise
         finally:
             self._processes.discard(process)
+            self._samples[launch] = [sample for sample in self._samples.get(launch, []) if outlasts(sample)]
 
     def _take_note(self, launch: int, line: bytes) -> None:
         """Take in a worker's counts. What is none is passed over: for a line of output no messages need to wait."""
         try:
             counts = json.loads(line)
             self._counts[launch] = {name: index(counts[name]) for name in _COUNTED}
+            if "metrics" in counts:
+                self._samples[launch] = [(name, label, value) for name, label, value in counts["metrics"]]
             self._tick(self._total())
         except Exception as error:  # noqa: BLE001 - its text would show the line
             _log.warning("a worker's counts are passed over", extra={"error": type(error).__name__})

@@ -6,47 +6,60 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from coatcheck import app
 from coatcheck.config import Config
-from coatcheck.errors import INTERRUPTED
+from coatcheck.errors import INTERRUPTED, CoatcheckError
 from coatcheck.loop import in_thread, run_async
+from coatcheck.ops.endpoint import Endpoint
+from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
+_LOOK_S, _LOOK_IDLE_S = 60.0, 300.0
 _COLLECT = (100_000, 20, 100)
 """When cycles are looked for. Messages, rows and batches hold none: the collector would only walk what is in flight,
 which costs 5 % at Python's own thresholds."""
 
 
-def run_worker(
-    config: Config, *, drain: bool, tick: Callable[[Counts], None], tick_s: float = 0.2, supervised: bool = False
-) -> Counts:
+Tick = Callable[[Counts, Metrics], None]
+
+
+def run_worker(config: Config, *, drain: bool, tick: Tick, tick_s: float = 0.2, place: int | None = None) -> Counts:
     """Run a worker until SIGTERM, SIGINT or, with `drain`, until the queue stays empty; return what it did.
 
-    The first signal ends it gracefully, a second one at once (exit code 130). `tick` gets the counts every `tick_s`
-    seconds. A `supervised` worker also ends when its standard input closes, that is when its supervisor is gone.
-    Raises CoatcheckError.
+    The first signal ends it gracefully, a second one at once (exit code 130). `tick` gets counts and metrics every
+    `tick_s` seconds. With a `place`, which is its number among the workers of a supervisor, it also ends when its
+    standard input closes, that is when its supervisor is gone, and serves no metrics itself. Raises CoatcheckError.
     """
-    return run_async(_run(config, drain=drain, tick=tick, tick_s=tick_s, supervised=supervised))
+    metrics = Metrics()
+    metrics.set("coatcheck_start_timestamp_seconds", time.time())
+    metrics.set("coatcheck_workers", 1)
+    metrics.watch("coatcheck_resident_memory_bytes", resident_bytes)
+    listen = config.metrics.listen if place is None else ""
+    with Endpoint(listen, metrics.snapshot) if listen else nullcontext():
+        return run_async(_run(config, drain=drain, tick=tick, tick_s=tick_s, place=place, metrics=metrics))
 
 
 async def _run(
-    config: Config, *, drain: bool, tick: Callable[[Counts], None], tick_s: float, supervised: bool
+    config: Config, *, drain: bool, tick: Tick, tick_s: float, place: int | None, metrics: Metrics
 ) -> Counts:
     stop = _Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.signalled)
-    if supervised:
+    if place is not None:
         loop.add_reader(sys.stdin.fileno(), stop.orphaned)
-    starting = in_thread(lambda: app.runner(config, drain=drain))
+    starting = in_thread(lambda: app.runner(config, drain=drain, metrics=metrics))
     either: tuple[asyncio.Future[Any], ...] = (starting, stop.asked)
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -55,17 +68,42 @@ async def _run(
     stop.attach(runner)
     gc.freeze()  # what is there by now stays
     gc.set_threshold(*_COLLECT)
-    ticker = asyncio.create_task(_tick(runner.counts, tick, tick_s))
+    beside = [asyncio.create_task(_tick(runner.counts, metrics, tick, tick_s))]
+    if config.metrics.listen and not place:  # one of several workers is enough
+        beside.append(asyncio.create_task(_look_at_queue(runner, metrics)))
     try:
         return await runner.run(drain=drain)
     finally:
-        ticker.cancel()
+        for task in beside:
+            task.cancel()
 
 
-async def _tick(counts: Counts, tick: Callable[[Counts], None], tick_s: float) -> None:
+async def _tick(counts: Counts, metrics: Metrics, tick: Tick, tick_s: float) -> None:
     while True:
-        tick(counts)
+        metrics.set("coatcheck_heartbeat_timestamp_seconds", time.time())
+        tick(counts, metrics)
         await asyncio.sleep(tick_s)
+
+
+async def _look_at_queue(runner: Runner, metrics: Metrics) -> None:
+    """Ask for the queue's counts, more often while messages come: each time is a request that costs money."""
+    received = -1
+    while True:
+        await asyncio.sleep(_LOOK_S if runner.counts.received != received else _LOOK_IDLE_S)
+        received = runner.counts.received
+        with suppress(CoatcheckError):  # what is wrong with SQS the receives tell
+            depth = await runner.depth()
+            metrics.set("coatcheck_queue_messages", depth.visible, "visible")
+            metrics.set("coatcheck_queue_messages", depth.in_flight, "in_flight")
+            metrics.set("coatcheck_queue_messages", depth.delayed, "delayed")
+            metrics.set("coatcheck_queue_counts_timestamp_seconds", time.time())
+
+
+def resident_bytes() -> float:
+    """Return the memory of this process: what is resident now, where the system does not tell the most there was."""
+    with suppress(OSError, ValueError):
+        return float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 class _Stop:

@@ -38,6 +38,7 @@ from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.keys import Sealer
 from coatcheck.keys.local import TOKEN_ROOT, create
+from coatcheck.ops.metrics import Metrics
 from coatcheck.sinks.postgres.quarantine import Selection
 from coatcheck.vault import retokenize as module
 from coatcheck.vault.retokenize import Retokenized
@@ -735,7 +736,10 @@ def test_a_loader_with_the_retired_key_is_refused_at_its_start(
     assert caught.value.message == "the token key k1 is retired in this database"
     assert caught.value.hint == "this keyring is out of date: bring the one in use"
     assert caught.value.exit_code == 2
-    for work in (lambda: app.quarantine_retry(outdated, Selection()), lambda: app.runner(outdated, drain=True)):
+    for work in (
+        lambda: app.quarantine_retry(outdated, Selection()),
+        lambda: app.runner(outdated, drain=True, metrics=Metrics()),
+    ):
         with pytest.raises(CoatcheckError, match="retired"):
             work()
     assert bare_database.count(TABLE) == 1

@@ -22,6 +22,7 @@ from coatcheck.version import __version__
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
+    from coatcheck.ops.metrics import Metrics
     from coatcheck.pipeline.message import Counts
 
 # imports of what a command needs stand in the command: `--help` answers in 0.1 s
@@ -150,23 +151,25 @@ def migrate(context: click.Context, constrain: bool) -> None:
 @click.option("--drain", is_flag=True, help="Stop when the queue stays empty.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Supervised processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object at the end.")
-@click.option("--supervised", is_flag=True, hidden=True, help="This process is a worker of a supervisor.")
+@click.option("--place", type=int, hidden=True, help="This process is a supervisor's worker of that number.")
 @click.pass_context
-def run(context: click.Context, drain: bool, workers: int, as_json: bool, supervised: bool) -> None:
+def run(context: click.Context, drain: bool, workers: int, as_json: bool, place: int | None) -> None:
     """Consume messages until stopped (SIGTERM or Ctrl-C: finish, release the rest, exit 0)."""
     config = configuration(context)
-    if supervised:
-        _report(_work(config, drain=drain, tick=_report, tick_s=0.5, supervised=True))
+    if place is not None:
+        report = _reporter(with_metrics=bool(config.metrics.listen))
+        counts = _work(config, drain=drain, tick=report, tick_s=0.5, place=place)
+        report(counts, None)
         return
     with terminal.progress("loading") as show:
 
-        def tick(counts: Counts) -> None:
+        def tick(counts: Counts, _: object = None) -> None:
             show(counts.acked, f"{counts.loaded:,} loaded, {counts.rejected:,} rejected")
 
         if workers == 1:
             counts = _work(config, drain=drain, tick=tick)
         else:
-            counts = _supervise(context, workers=workers, drain=drain, tick=tick)
+            counts = _supervise(context, workers=workers, drain=drain, tick=tick, listen=config.metrics.listen)
     if as_json:
         terminal.out_json(counts.as_dict())
     else:
@@ -179,18 +182,24 @@ def _work(config: Config, **options: Any) -> Counts:
     return run_worker(config, **options)
 
 
-def _report(counts: Counts) -> None:
-    terminal.out_json(counts.as_dict())
-    sys.stdout.flush()
+def _reporter(*, with_metrics: bool) -> Callable[[Counts, Metrics | None], None]:
+    """Return the function that tells the supervisor what this worker did, one line each time."""
+
+    def report(counts: Counts, metrics: Metrics | None) -> None:
+        samples = {"metrics": metrics.snapshot()} if metrics is not None and with_metrics else {}
+        terminal.out_json(counts.as_dict() | samples)
+        sys.stdout.flush()
+
+    return report
 
 
-def _supervise(context: click.Context, *, workers: int, drain: bool, tick: Callable[[Counts], None]) -> Counts:
+def _supervise(context: click.Context, *, workers: int, listen: str, **options: Any) -> Counts:
     from coatcheck.supervisor import supervise
 
     arguments = ["--config", context.obj] if context.obj else []
     arguments += ["--verbose"] if context.find_root().params["verbose"] else []
-    arguments += ["run", "--supervised", *(["--drain"] if drain else [])]
-    return supervise(arguments, workers=workers, drain=drain, tick=tick)
+    arguments += ["run", *(["--drain"] if options["drain"] else [])]
+    return supervise(arguments, workers=workers, listen=listen, **options)
 
 
 @cli.command()

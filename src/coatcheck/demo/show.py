@@ -119,7 +119,9 @@ def _run(config: Config, sent: int) -> Counts:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own
     _step("coatcheck run --drain", "receive, decode, validate, mask, write, ack")
     with terminal.progress("loading") as bar:
-        counts = run_worker(config, drain=True, tick=lambda now: bar(now.acked, f"{now.loaded:,} loaded"), tick_s=0.05)
+        counts = run_worker(
+            config, drain=True, tick=lambda now, _: bar(now.acked, f"{now.loaded:,} loaded"), tick_s=0.05
+        )
     if counts.received < sent:  # a signal ends a worker in good order; here somebody wants the demo to end
         raise KeyboardInterrupt
     terminal.out(terminal.summary(counts))

@@ -103,7 +103,7 @@ class Sealer:
     __slots__ = (
         "__weakref__", "_aad", "_clock", "_data_keys", "_dek_id", "_drawing", "_encrypt", "_give_up_s", "_keys",
         "_left", "_max_age", "_max_values", "_next", "_nonces", "_not_before", "_remote", "_trouble", "_until",
-        "_warned",
+        "_warned", "drawn", "failures",
     )  # fmt: skip
 
     def __init__(
@@ -124,8 +124,15 @@ class Sealer:
         self._data_keys: OrderedDict[bytes, DataKey] = OrderedDict()
         self._not_before = self._warned = float("-inf")
         self._trouble = ""
+        self.failures = 0
+        self.drawn = 0
         self.forked()
         _SEALERS.add(self)
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the key service gave no data key when it was last asked."""
+        return bool(self._trouble)
 
     def __repr__(self) -> str:
         """Show the tenant only."""
@@ -219,6 +226,7 @@ class Sealer:
     def _keep(self, drawn: tuple[bytes, bytes, DataKey], now: float) -> _Ready:
         """Note the stored half of a data key; its life begins before it is there, at `now`."""
         dek_id, key, data_key = drawn
+        self.drawn += 1
         self._data_keys[dek_id] = data_key
         if len(self._data_keys) > _DATA_KEYS_KEPT:
             self._data_keys.popitem(last=False)
@@ -282,6 +290,7 @@ class Sealer:
     def _warn(self, error: CoatcheckError) -> None:
         """Tell that there is no new data key, and why, once a minute; errors hold no values."""
         self._trouble = error.message
+        self.failures += 1
         if self._clock() - self._warned < _WARN_EVERY_S:
             return
         self._warned = self._clock()

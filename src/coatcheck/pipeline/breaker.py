@@ -21,6 +21,11 @@ class Breaker:
         self._stages = _Watch(ratio, window, run)
         self._database = _Watch(ratio, window, run)
 
+    @property
+    def rejected_ratio(self) -> float:
+        """The share of rejects among the latest messages, of stages or database, whichever rejects more."""
+        return max(self._stages.ratio, self._database.ratio)
+
     def observe(self, *, rejected: bool) -> None:
         """Take note of what the stages made of one message. Raises RefusedError when the breaker opens."""
         self._stages.observe(rejected=rejected)
@@ -45,7 +50,7 @@ class Breaker:
 
 class _Watch:
     def __init__(self, ratio: float, window: int, run: int) -> None:
-        self._ratio, self._run_limit = ratio, run
+        self._ratio_limit, self._run_limit = ratio, run
         self._latest: deque[bool] = deque(maxlen=window)
         self._rejects = 0
         self._run = 0
@@ -54,6 +59,11 @@ class _Watch:
     def good(self) -> bool:
         """Whether none of the latest was rejected."""
         return not self._rejects
+
+    @property
+    def ratio(self) -> float:
+        """The share of rejects among the latest."""
+        return self._rejects / len(self._latest) if self._latest else 0.0
 
     def passed(self, messages: int) -> None:
         if self._rejects:
@@ -74,7 +84,7 @@ class _Watch:
         self._run += 1
         if self._run >= self._run_limit:
             raise self._open(f"{self._run} messages in a row were rejected")
-        if len(latest) == latest.maxlen and self._rejects >= self._ratio * len(latest):
+        if len(latest) == latest.maxlen and self._rejects >= self._ratio_limit * len(latest):
             raise self._open(f"{self._rejects} of the last {len(latest)} messages were rejected")
 
     @staticmethod

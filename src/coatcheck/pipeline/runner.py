@@ -14,8 +14,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Rejected, Row, size_of_all
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Reason, Rejected, Row, size_of_all
 from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
 from coatcheck.pipeline.road import Road
 
@@ -53,15 +54,29 @@ class Runner:
         vault: Vault,
         breaker: Breaker,
         limits: Limits,
+        metrics: Metrics | None = None,
     ) -> None:
         self._source, self._sink, self._road, self._sealer, self._vault = source, sink, road, sealer, vault
         self._breaker, self._limits = breaker, limits
+        self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
         self._writers = asyncio.Semaphore(limits.writers)
         self._work: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._reset()
         self.counts = Counts()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have what is counted anyway read as metrics."""
+        watch, counts = self._metrics.watch, self.counts
+        watch("coatcheck_messages_received_total", lambda: counts.received)
+        watch("coatcheck_messages_loaded_total", lambda: counts.loaded)
+        watch("coatcheck_messages_duplicate_total", lambda: counts.duplicates)
+        watch("coatcheck_messages_quarantined_total", lambda: counts.rejected)
+        watch("coatcheck_messages_acked_total", lambda: counts.acked)
+        watch("coatcheck_batches_under_way", lambda: len(self._work))
+        watch("coatcheck_breaker_rejected_ratio", lambda: self._breaker.rejected_ratio)
 
     def _reset(self) -> None:
         self._batch = Batch()
@@ -71,6 +86,10 @@ class Runner:
     def stop(self) -> None:
         """Ask the run to end: no more receiving, finish what is in progress, release the rest."""
         self._stopping.set()
+
+    async def depth(self) -> Depth:
+        """Ask how many messages the queue holds. Raises CoatcheckError."""
+        return await self._source.depth()
 
     async def run(self, *, drain: bool = False) -> Counts:
         """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
@@ -148,11 +167,15 @@ class Runner:
             self._since = time.monotonic()
         self.counts.received += len(messages)
         self._bytes += size_of_all(messages)
+        began = time.monotonic()
         entries = self._road.travel_together(messages)
+        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "travel")
         rejected = [entry for entry in entries if isinstance(entry, Rejected)]
         batch.rows += [entry for entry in entries if isinstance(entry, Row)]
         batch.rejected += rejected
         if rejected:
+            for refused in rejected:
+                self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
             for entry in entries:
                 self._breaker.observe(rejected=isinstance(entry, Rejected))
         else:
@@ -180,23 +203,41 @@ class Runner:
         finally:
             self._writers.release()
         messages = batch.messages()
+        began = time.monotonic()
         failed = await self._source.ack(messages)
+        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "ack")
         self.counts.acked += len(messages) - failed
+        if failed:
+            self._metrics.add("coatcheck_ack_failures_total", failed)
 
     async def _write(self, batch: Batch) -> None:
         await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
         self._vault.keep(batch)
         self._add_data_keys(batch)
+        began = time.monotonic()
         outcome = await self._sink.write(batch)
+        self._written(batch, time.monotonic() - began)
         self.counts.loaded += outcome.loaded
         self.counts.rejected += outcome.quarantined
         self.counts.duplicates += outcome.duplicates
         self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
         if outcome.refused:
             await self._sealer.ready(len(outcome.refused))
+            self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)
             await self._write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
+
+    def _written(self, batch: Batch, seconds: float) -> None:
+        """Measure a batch that is committed; what its first message waited for stands for all of it."""
+        metrics, now = self._metrics, time.time()
+        first = (batch.rows or batch.rejected)[0].message
+        metrics.observe("coatcheck_stage_seconds", seconds, "write")
+        metrics.observe("coatcheck_batch_messages", len(batch))
+        metrics.observe("coatcheck_lag_seconds", max(0.0, now - first.sent_ms / 1000))
+        metrics.add("coatcheck_batches_total")
+        metrics.add("coatcheck_vault_entries_total", len(batch.vault))
+        metrics.set("coatcheck_last_commit_timestamp_seconds", now)
 
     def _add_data_keys(self, batch: Batch) -> None:
         used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}

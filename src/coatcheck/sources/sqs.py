@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import msgspec
 
+from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
 from coatcheck.pipeline.message import Depth, Message, size_of, size_of_all
 from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessage, body_intact, decode_receive
@@ -53,7 +54,9 @@ class SqsSource:
         max_in_flight_bytes: int = 64 * 2**20,
         give_up_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._client, self._queue, self._wait_s = client, queue, wait_s
         self._clock = clock
         self._no_receives, self._no_acks = Outage(give_up_s, clock), Outage(give_up_s, clock)
@@ -72,6 +75,17 @@ class SqsSource:
         self._looked_at = 0.0
         self.found_empty = False
         self._came_at = float("-inf")
+        self._ended_at = time.time()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have what is counted anyway read as metrics."""
+        watch = self._metrics.watch
+        watch("coatcheck_in_flight_messages", lambda: self._budget.messages)
+        watch("coatcheck_in_flight_bytes", lambda: self._budget.bytes)
+        watch("coatcheck_receivers", lambda: len(self._receivers))
+        watch("coatcheck_lease_extensions_total", lambda: self.leases.extended)
+        watch("coatcheck_receiving_timestamp_seconds", lambda: self._ended_at if self._receivers else time.time())
 
     @property
     def visibility_s(self) -> float:
@@ -213,8 +227,12 @@ class SqsSource:
             "ReceiveMessage", self._poll, timeout=self._wait_s + _POLL_MARGIN_S, late=self._too_late
         )
         arrived, now_ms = self._clock(), int(time.time() * 1000)
+        self._ended_at = now_ms / 1000
         messages = [message_of(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
         self._no_receives.over()
+        result = "full" if len(messages) >= BATCH else "some" if messages else "empty"
+        self._metrics.add("coatcheck_receives_total", 1, result)
+        self._metrics.set("coatcheck_up", 1, "queue")
         if messages:
             self.found_empty, self._came_at = False, arrived
             # a long poll may have waited: its messages' clocks started when they were handed out, not when we asked
@@ -234,6 +252,9 @@ class SqsSource:
 
     async def _back_off(self, error: SqsError, backoff: Backoff) -> None:
         self._demand.observe(0)
+        self._ended_at = time.time()
+        self._metrics.set("coatcheck_up", 0, "queue")
+        self._metrics.add("coatcheck_sqs_errors_total", 1, error.kind)
         self._no_receives.note(error)
         _log.warning("SQS does not answer for now", extra={"code": error.code})
         await backoff.wait()
@@ -277,6 +298,7 @@ class SqsSource:
             if left.error is None:
                 self._no_acks.over()
                 return given_up
+            self._metrics.add("coatcheck_sqs_errors_total", 1, left.error.kind)
             self._no_acks.note(left.error)
             if not receipts:
                 return given_up

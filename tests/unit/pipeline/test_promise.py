@@ -111,7 +111,9 @@ class Promise(RuleBasedStateMachine):
         super().__init__()
         self.loop = Timeless()
         self.patches: list[Any] = [mock.patch.object(module, name, 0.001) for name in ("_IDLE_S", "_MARGIN_S")]
-        self.patches.append(mock.patch.object(module, "time", SimpleNamespace(monotonic=self.loop.time)))
+        self.patches.append(
+            mock.patch.object(module, "time", SimpleNamespace(monotonic=self.loop.time, time=self.loop.time))
+        )
         for patch in self.patches:
             patch.start()
         self.sink = Sink()

@@ -21,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 from coatcheck.errors import UnreachableError
+from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
@@ -152,7 +153,9 @@ class PostgresSink:
         worker: str = "",
         kid: str = "",
         epochs: Callable[[], Sequence[int]] = tuple,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._conninfo = conninfo(dsn)
         stored = [column for column in columns if column.stored]
         self._statement = compose("write_batch", table, stored)
@@ -178,6 +181,7 @@ class PostgresSink:
             raise stop_error(error, "connect to the database") from None
         finally:
             self._idle.put_nowait(connection)
+        self._metrics.set("coatcheck_up", 1, "database")
         await self._upkeep()
 
     async def _upkeep(self) -> None:
@@ -244,9 +248,14 @@ class PostgresSink:
             async with asyncio.timeout(self._give_up or None):
                 while True:
                     try:
-                        return await self._patient_attempt(parameters)
+                        answer = await self._patient_attempt(parameters)
                     except psycopg.Error as error:
                         code = _passing(error)
+                    else:
+                        self._metrics.set("coatcheck_up", 1, "database")
+                        return answer
+                    self._metrics.set("coatcheck_up", 0, "database")
+                    self._metrics.add("coatcheck_database_errors_total", 1, code)
                     cancelled += code == CANCELLED
                     if cancelled >= _HALVE_AFTER and len(batch) > 1:  # it takes longer than statement_timeout
                         raise _RowAtFaultError(code)

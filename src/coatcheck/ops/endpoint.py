@@ -1,0 +1,117 @@
+"""What Prometheus and an orchestrator ask a worker: /metrics, /livez, /readyz, /startupz.
+
+A thread of its own answers, so that a worker that hangs is told to hang. All answers come from the metrics.
+"""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+from coatcheck.errors import ConfigError
+from coatcheck.ops.metrics import Sample, exposition
+
+Read = Callable[[], list[Sample]]
+_STUCK_S = 120.0
+"""A long poll is 20 s and its deadline 10 s more; a loop that has not moved for so long will not move again."""
+_COMPONENTS = ("queue", "database", "keys")
+_MOVING = {
+    "event loop": "coatcheck_heartbeat_timestamp_seconds",
+    "receiving": "coatcheck_receiving_timestamp_seconds",
+}
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def live(samples: list[Sample], now: float) -> list[str]:
+    """Return what has stopped moving, for which a restart is the cure; nothing if all is well or waits for others."""
+    seen = {name: value for name, _, value in samples if isinstance(value, float | int)}
+    return [what for what, name in _MOVING.items() if now - seen.get(name, now) > _STUCK_S]
+
+
+def not_up(samples: list[Sample]) -> list[str]:
+    """Return the components that did not answer when they were last asked, or have not been asked yet."""
+    up = {label for name, label, value in samples if name == "coatcheck_up" and value}
+    return [component for component in _COMPONENTS if component not in up]
+
+
+def not_started(samples: list[Sample]) -> list[str]:
+    """Return the components that have never been asked."""
+    asked = {label for name, label, _ in samples if name == "coatcheck_up"}
+    return [component for component in _COMPONENTS if component not in asked]
+
+
+class Endpoint:
+    """Serves `read` on `listen` ("host:port"; port 0 takes a free one) while its block runs. Raises ConfigError."""
+
+    def __init__(self, listen: str, read: Read) -> None:
+        host, _, port = listen.rpartition(":")
+        host = host.strip("[]")
+
+        class Handler(_Handler):
+            samples = staticmethod(read)
+
+        class Server(http.server.ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            daemon_threads = True
+
+        try:
+            self._server = Server((host, int(port)), Handler)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"cannot listen on [metrics] listen = {listen}: {getattr(error, 'strerror', None) or 'no such port'}",
+                hint="another process may hold the port; :9464 is usual, and :0 takes any that is free",
+            ) from None
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="endpoint", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    samples: Read
+    server_version, sys_version = "coatcheck", ""
+    timeout = 10.0
+
+    def do_GET(self) -> None:
+        samples = self.samples()
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(HTTPStatus.OK, exposition(samples), _TEXT)
+            case "/livez":
+                self._state(live(samples, time.time()), "is stuck")
+            case "/readyz":
+                self._state(not_up(samples), "does not answer")
+            case "/startupz":
+                self._state(not_started(samples), "is not there yet")
+            case _:
+                self._answer(HTTPStatus.NOT_FOUND, "see /metrics, /livez, /readyz, /startupz\n")
+
+    def _state(self, wrong: list[str], what: str) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
+        self._answer(status, "".join(f"{name} {what}\n" for name in wrong) or "ok\n")
+
+    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Say nothing: a request's path is none of ours."""

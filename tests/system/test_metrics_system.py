@@ -1,0 +1,113 @@
+"""A worker, and a supervisor with two, are watched over HTTP: while they load, while something is away, at the end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins
+from tests.support.process import Command, wait_until
+from tests.support.tcp_proxy import TcpProxy
+
+
+@pytest.fixture
+def ask(command: Command) -> Callable[[str], tuple[int, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command.set(METRICS__LISTEN=f"127.0.0.1:{port}", SOURCE__WAIT_SECONDS=1)
+
+    def get(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    return get
+
+
+Ask = Callable[[str], tuple[int, str]]
+
+
+def figures(ask: Ask) -> dict[str, float]:
+    """Return every sample by its name and labels."""
+    text = ask("/metrics")[1]
+    return {name: float(value) for name, value in re.findall(r"^([^# ]\S*) (\S+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_is_watched(
+    command: Command, queue: Queue, login_database: LoginDatabase, ask: Ask, workers: str
+) -> None:
+    queue.send([*logins(300), *(BAD % number for number in range(7))])
+    running = command.start("run", "--workers", workers)
+    wait_until(lambda: figures(ask).get("coatcheck_messages_acked_total") == 307, "all is acked, and told")
+    seen = figures(ask)
+    assert seen["coatcheck_messages_received_total"] == 307
+    assert seen["coatcheck_messages_loaded_total"] == login_database.rows() == 300
+    assert seen["coatcheck_messages_quarantined_total"] == seen['coatcheck_rejects_total{reason="missing_field"}'] == 7
+    assert seen["coatcheck_workers"] == float(workers)
+    assert seen["coatcheck_batch_messages_sum"] == 307
+    assert seen["coatcheck_batch_messages_count"] == seen["coatcheck_batches_total"]
+    assert seen['coatcheck_stage_seconds_count{stage="write"}'] == seen["coatcheck_batches_total"]
+    assert seen["coatcheck_vault_entries_total"] == 600
+    assert 20e6 < seen["coatcheck_resident_memory_bytes"] < 300e6
+    wait_until(lambda: figures(ask)["coatcheck_batches_under_way"] == 0, "nothing is under way")
+    for path in ("/livez", "/readyz", "/startupz"):
+        assert ask(path) == (200, "ok\n")
+    assert ask("/")[0] == 404
+    running.signal(15)
+    assert running.wait().code == 0
+    assert ask("/metrics") == (0, "")
+
+
+def test_what_is_away_is_told(command: Command, queue: Queue, login_database: LoginDatabase, ask: Ask) -> None:
+    with TcpProxy("127.0.0.1", login_database.server.port) as between:
+        command.environment["DATABASE_URL"] = psycopg.conninfo.make_conninfo(login_database.dsn, port=between.port)
+        running = command.start("run")
+        wait_until(lambda: ask("/readyz")[0] == 200, "it is ready")
+        between.refusing = True
+        between.cut()
+        queue.send(logins(10))
+        wait_until(lambda: ask("/readyz") == (503, "database does not answer\n"), "the database is away")
+        assert ask("/livez")[0] == ask("/startupz")[0] == 200
+        assert figures(ask)['coatcheck_database_errors_total{sqlstate="08006"}'] >= 1
+        between.refusing = False
+        wait_until(lambda: ask("/readyz")[0] == 200, "it is back")
+        running.signal(15)
+        assert running.wait().code == 0
+
+
+def test_a_dead_worker_keeps_what_it_counted(
+    command: Command, queue: Queue, login_database: LoginDatabase, ask: Ask
+) -> None:
+    queue.send(logins(200))
+    running = command.start("run", "--workers", "2")
+    wait_until(lambda: figures(ask).get("coatcheck_messages_acked_total") == 200, "all is told")
+    os.kill(command.workers(running)[0], signal.SIGKILL)
+    wait_until(lambda: figures(ask).get("coatcheck_worker_restarts_total") == 1, "it is started again")
+    wait_until(lambda: figures(ask)["coatcheck_workers"] == 2, "both are there")
+    queue.send(logins(50, first=200))
+    wait_until(lambda: figures(ask)["coatcheck_messages_acked_total"] == 250, "counters go on from where they were")
+    assert login_database.rows() == 250
+    running.signal(15)
+    assert running.wait().code == 0
+
+
+def test_a_place_that_is_taken(command: Command, ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command.set(METRICS__LISTEN=f"127.0.0.1:{taken.getsockname()[1]}")
+        for arguments in (("run", "--drain"), ("run", "--drain", "--workers", "2")):
+            assert "coatcheck: error: cannot listen on [metrics] listen = 127.0.0.1:" in command(*arguments, code=2).err
+    assert ask("/metrics") == (0, "")
