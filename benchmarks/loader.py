@@ -70,6 +70,7 @@ class Loader:
             "AWS_EC2_METADATA_DISABLED": "true",
             "COATCHECK_SOURCE__QUEUE": "login-queue",
             "COATCHECK_KEYS__PATH": str(folder / "keys"),
+            "COATCHECK_METRICS__LISTEN": "127.0.0.1:0",  # as in production
             **extra,
         }
 

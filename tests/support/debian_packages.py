@@ -14,7 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = {"pgbouncer": "pgbouncer", "postgresql": "/usr/lib/postgresql/*/bin/postgres"}
+PACKAGES = {
+    "pgbouncer": "pgbouncer",
+    "postgresql": "/usr/lib/postgresql/*/bin/postgres",
+    "prometheus": "promtool",
+}
 """Package -> the program it brings. `postgresql` is the version of the distribution: 15 in Debian 12."""
 
 CLUSTERS = Path("/etc/postgresql-common/createcluster.conf")
