@@ -160,6 +160,14 @@ class RunConfig(Section):
     )
 
 
+class LogConfig(Section):
+    """How a worker tells what it meets."""
+
+    format: Literal["text", "json"] = Field(
+        "text", description="lines for people, or JSON by the Elastic Common Schema; both on stderr"
+    )
+
+
 class MetricsConfig(Section):
     """How a worker is watched."""
 
@@ -198,6 +206,7 @@ class Config(BaseSettings):
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
     metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="how a worker is watched")
+    log: LogConfig = Field(default_factory=LogConfig, description="how a worker tells what it meets")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
 
     @classmethod

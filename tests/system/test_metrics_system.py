@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -75,6 +76,7 @@ def test_a_run_is_watched(
 def test_what_is_away_is_told(command: Command, queue: Queue, login_database: LoginDatabase, ask: Ask) -> None:
     with TcpProxy("127.0.0.1", login_database.server.port) as between:
         command.environment["DATABASE_URL"] = psycopg.conninfo.make_conninfo(login_database.dsn, port=between.port)
+        command.set(LOG__FORMAT="json")
         running = command.start("run")
         wait_until(lambda: ask("/readyz")[0] == 200, "it is ready")
         between.refusing = True
@@ -86,7 +88,12 @@ def test_what_is_away_is_told(command: Command, queue: Queue, login_database: Lo
         between.refusing = False
         wait_until(lambda: ask("/readyz")[0] == 200, "it is back")
         running.signal(15)
-        assert running.wait().code == 0
+        done = running.wait()
+    assert done.code == 0
+    logged = [json.loads(line) for line in done.err.splitlines()]
+    (outage, *_) = [entry for entry in logged if entry["message"] == "the database refuses a batch for now"]
+    assert outage["coatcheck"] == {"messages": 10, "sqlstate": "08006"}
+    assert len(logged) <= 3, "what is said again and again is said once a while"
 
 
 def test_a_dead_worker_keeps_what_it_counted(

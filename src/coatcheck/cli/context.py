@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def configuration(context: click.Context) -> Config:
-    """Read the configuration. Raises ConfigError."""
+    """Read the configuration, and log from now on as it says. Raises ConfigError."""
     from coatcheck.config import load
+    from coatcheck.ops import logs
 
-    return load(context.obj)
+    config = load(context.obj)
+    logs.configure(verbose=context.find_root().params["verbose"], form=config.log.format)
+    return config

@@ -2,15 +2,23 @@
 
 The texts are constants of the code; what varies goes into the fields, and none of them can hold a message's value.
 Other libraries put exceptions and parameters into theirs: of their records no more than the logger's name is shown.
+What is said again and again is said once a while, with how often it was left out.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Literal
 
-FIELDS = frozenset({"code", "error", "exit_code", "message_id", "messages", "sqlstate", "seconds", "worker"})
+Format = Literal["text", "json"]
+FIELDS = frozenset(
+    {"code", "error", "exit_code", "function", "left_out", "message_id", "messages", "sqlstate", "seconds", "worker"}
+)
 """What may stand beside a log's text: codes, counts, ids of ours and of SQS; never a field of a message."""
 
 _OTHERS = "coatcheck-others"
@@ -26,6 +34,49 @@ class LineFormatter(logging.Formatter):
         return f"{text} ({fields})" if fields else text
 
 
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, by the Elastic Common Schema (ECS 8.11): our fields stand in `coatcheck`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry: dict[str, object] = {
+            "@timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "log.level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "ecs.version": "8.11.0",
+            "event.dataset": "coatcheck.log",
+            "log.logger": record.name,
+            "process.pid": record.process,
+            "service.name": "coatcheck",
+        }
+        fields = {name: record.__dict__[name] for name in sorted(FIELDS & record.__dict__.keys())}
+        if "error" in fields:
+            entry["error.type"] = fields.pop("error")
+        return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
+
+
+class Repeats(logging.Filter):
+    """Lets a text with the same codes through once in `every_s` seconds; then with `left_out`, how often it came."""
+
+    def __init__(self, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every_s, self._clock = every_s, clock
+        self._said: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be said."""
+        told = record.__dict__
+        key = (record.name, record.msg, *(told.get(name) for name in ("code", "error", "sqlstate", "worker")))
+        now, (since, left_out) = self._clock(), self._said.get(key, (float("-inf"), 0))
+        if now - since < self._every_s:
+            self._said[key] = since, left_out + 1
+            return False
+        self._said[key] = now, 0
+        if left_out:
+            record.left_out = left_out
+        return True
+
+
 class _NameFormatter(logging.Formatter):
     """A record of another library: who had something to say, and how bad it is."""
 
@@ -38,18 +89,20 @@ def _head(record: logging.LogRecord) -> str:
     return f"{when} {record.levelname.lower()}"
 
 
-def configure(*, verbose: bool = False) -> None:
-    """Send coatcheck's own logs to stderr: warnings, with `verbose` information too.
+def configure(*, verbose: bool = False, form: Format = "text") -> None:
+    """Send coatcheck's own logs to stderr, as text or JSON: warnings, with `verbose` information too.
 
     Other libraries stay silent; with `verbose` it is told that one has warned.
     """
     logger = logging.getLogger("coatcheck")
-    logger.handlers[:] = [_handler(LineFormatter())]
+    ours = _handler(JsonFormatter() if form == "json" else LineFormatter())
+    ours.addFilter(Repeats())
+    logger.handlers[:] = [ours]
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.propagate = False
     root = logging.getLogger()  # without a handler there, Python prints everybody's warnings as they are
-    for ours in [handler for handler in root.handlers if handler.name == _OTHERS]:
-        root.removeHandler(ours)
+    for before in [handler for handler in root.handlers if handler.name == _OTHERS]:
+        root.removeHandler(before)
     others = _handler(_NameFormatter()) if verbose else logging.NullHandler()
     others.setLevel(logging.WARNING)
     others.name = _OTHERS

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import secrets
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import pytest
+
+from coatcheck.ops import logs
 
 CANARY = f"canary{secrets.token_hex(8)}"
 PROGRAM = """
@@ -74,3 +80,47 @@ def test_verbose_tells_who_had_something_to_say() -> None:
 @pytest.mark.parametrize("how", ["quiet", "verbose"])
 def test_no_word_of_pythons_own_about_missing_handlers(how: str) -> None:
     assert not [line for line in printed(how) if "handler" in line]
+
+
+def a_record(text: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
+    return logging.getLogger("coatcheck.here").makeRecord("coatcheck.here", level, "f", 1, text, (), None, extra=fields)
+
+
+def test_json_by_the_elastic_common_schema() -> None:
+    record = a_record("acks fail", code="Throttled", error="SqsError", messages=3, body=CANARY)
+    record.exc_info = (ValueError, ValueError(CANARY), None)
+    line = logs.JsonFormatter().format(record)
+    assert CANARY not in line
+    entry = json.loads(line)
+    assert datetime.fromisoformat(entry.pop("@timestamp")).utcoffset() == timedelta(0)
+    assert entry.pop("process.pid") == os.getpid()
+    assert entry == {
+        "log.level": "warning",
+        "message": "acks fail",
+        "ecs.version": "8.11.0",
+        "event.dataset": "coatcheck.log",
+        "log.logger": "coatcheck.here",
+        "service.name": "coatcheck",
+        "error.type": "SqsError",
+        "coatcheck": {"code": "Throttled", "messages": 3},
+    }
+    assert "coatcheck" not in json.loads(logs.JsonFormatter().format(a_record("nothing beside")))
+
+
+def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
+    now = 0.0
+    repeats = logs.Repeats(10.0, lambda: now)
+    assert repeats.filter(a_record("a", sqlstate="08006", messages=1))
+    for now in (0.0, 1.0, 9.9):  # noqa: B007 - the clock reads it
+        assert not repeats.filter(a_record("a", sqlstate="08006", messages=2))
+    assert repeats.filter(a_record("a", sqlstate="53300"))
+    assert repeats.filter(a_record("b", sqlstate="08006"))
+    now = 10.0
+    again = a_record("a", sqlstate="08006")
+    assert repeats.filter(again)
+    assert again.__dict__["left_out"] == 3
+    assert "(left_out=3 sqlstate=08006)" in logs.LineFormatter().format(again)
+    now = 20.0
+    once_more = a_record("a", sqlstate="08006")
+    assert repeats.filter(once_more)
+    assert "left_out" not in once_more.__dict__
