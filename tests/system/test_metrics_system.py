@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 from collections.abc import Callable
 
 import psycopg
@@ -110,6 +111,22 @@ def test_a_dead_worker_keeps_what_it_counted(
     assert login_database.rows() == 250
     running.signal(15)
     assert running.wait().code == 0
+
+
+def test_who_hangs_up_is_not_spoken_of(command: Command, ask: Ask) -> None:
+    running = command.start("run")
+    wait_until(lambda: ask("/startupz")[0] == 200, "it has started")
+    port = int(command.environment["COATCHECK_METRICS__LISTEN"].rpartition(":")[2])
+    for sent in (b"", b"GET /metrics", b"GET /metrics HTTP/1.1\r\n\r\n", b"\xff\0\r\n\r\n", b"PUT / HTTP/1.1\r\n\r\n"):
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                linger = struct.pack("ii", 1, 0)  # the close is a reset
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.sendall(sent)
+    assert ask("/livez")[0] == 200
+    running.signal(15)
+    done = running.wait()
+    assert (done.code, done.err) == (0, "")
 
 
 def test_a_place_that_is_taken(command: Command, ask: Ask) -> None:

@@ -60,6 +60,9 @@ class Endpoint:
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             daemon_threads = True
 
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Say nothing: somebody hung up, and the base class would print a traceback."""
+
         try:
             self._server = Server((host, int(port)), Handler)
         except (OSError, OverflowError) as error:
