@@ -173,8 +173,8 @@ class MetricsConfig(Section):
 
     listen: str = Field(
         "",
-        pattern=r"^(\S+:[0-9]{1,5})?$",
-        description="host:port on which `run` serves /metrics (Prometheus), /livez, /readyz and /startupz; empty: none",
+        pattern=r"^(\S*:[0-9]{1,5})?$",
+        description='host:port (":9464": every interface) on which `run` serves /metrics (Prometheus), /livez, /readyz and /startupz; empty: none',
     )
 
 
