@@ -174,8 +174,8 @@ class MetricsConfig(Section):
     listen: str = Field(
         "",
         pattern=r"^(\S*:[0-9]{1,5})?$",
-        description='host:port, or ":port" for every interface: `run` serves /metrics (Prometheus), /livez, /readyz and '
-        "/startupz there; empty: nowhere",
+        description='host:port, or ":port" for every interface: `run` serves /metrics (Prometheus), /livez, /readyz '
+        "and /startupz there; empty: nowhere",
     )
 
 
