@@ -25,7 +25,7 @@ from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
-_LOOK_S, _LOOK_IDLE_S = 60.0, 300.0
+_LOOK_S, _LOOK_IDLE_S = 60.0, 600.0
 _COLLECT = (100_000, 20, 100)
 """When cycles are looked for. Messages, rows and batches hold none: the collector would only walk what is in flight,
 which costs 5 % at Python's own thresholds."""
