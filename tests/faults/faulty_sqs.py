@@ -67,7 +67,7 @@ class FaultySqs:
         class Handler(_Handler):
             between = proxy
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self.port = self._server.server_address[1]
@@ -140,6 +140,11 @@ class FaultySqs:
 def _of_another_time(request: dict[str, Any]) -> None:
     entry = request["Entries"][0]
     entry["ReceiptHandle"] = hashlib.sha256(entry["ReceiptHandle"].encode()).hexdigest()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that was killed has hung up."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

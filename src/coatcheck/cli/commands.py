@@ -32,7 +32,7 @@ _UP_TO_DATE = "nothing to do: the schema is up to date"
 class _Cli(Sections):
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Start here": ("demo", "init", "config", "check", "migrate"),
-        "The road": ("run", "send", "status"),
+        "The road": ("run", "send", "status", "plan"),
         "What went wrong": ("quarantine", "redrive"),
         "Originals": (
             "reveal",
@@ -226,6 +226,31 @@ def send(context: click.Context, file: Any, as_new: bool, create_queue: bool) ->
         return total
 
     terminal.out(f"sent {run_async(work()):,} messages")
+
+
+@cli.command()
+@click.option("--rate", required=True, metavar="N/s", help="Messages, as in 50000/s, 300/min or 2000000/h.")
+@click.option("--size", default="1KiB", show_default=True, metavar="BYTES", help="Of a body, as in 300 or 1KiB.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(rate: str, size: str, as_json: bool) -> None:
+    """Compute what a rate of messages takes: workers, PostgreSQL, log, requests and their price.
+
+    By what was measured (docs/benchmarks.md); your machines differ, and `make bench` tells by how much.
+    """
+    from dataclasses import asdict
+
+    from coatcheck.ops import plan as plans
+
+    try:
+        lines = plans.plan(plans.read_rate(rate), plans.read_size(size))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        terminal.out_json([asdict(line) for line in lines])
+    else:
+        for line in lines:
+            shown = f"{line.value:,.2f}" if line.value < 10 and line.unit else f"{line.value:,.0f}"  # noqa: PLR2004
+            terminal.out(f"{line.what:<28} {shown:>10} {line.unit:<8} {line.why}")
 
 
 @cli.command()
