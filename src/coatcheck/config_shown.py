@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from coatcheck.config import PREFIX, Config, find_file, in_file, load
 
 Origin = Literal["default", "file", "environment"]
 HIDDEN = "********"
+_USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,17 @@ def _values(config: Config) -> dict[str, dict[str, Any]]:
             option: value for option, value in column.items() if value is not None and usual.get(option) != value
         }
     return {
-        section: {name: HIDDEN if _is_secret(config, section, name) else value for name, value in values.items()}
+        section: {
+            name: HIDDEN if _is_secret(config, section, name) else _without_user(value)
+            for name, value in values.items()
+        }
         for section, values in dumped.items()
     }
+
+
+def _without_user(value: Any) -> Any:
+    """Return a value; of an URL without who may log in there."""
+    return _USER.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
 
 
 def _is_secret(config: Config, section: str, name: str) -> bool:
@@ -78,7 +88,8 @@ def _in_environment() -> dict[str, Any]:
     for variable, value in os.environ.items():
         section, _, name = variable.upper().removeprefix(PREFIX).lower().partition("__")
         if variable.upper().startswith(PREFIX) and section in Config.model_fields:
-            found.setdefault(section, {}).update({name: value} if name else json.loads(value))
+            option = name.partition("__")[0]
+            found.setdefault(section, {}).update({option: value} if option else json.loads(value))
     return found
 
 

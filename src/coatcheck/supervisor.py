@@ -21,7 +21,7 @@ from operator import index
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.loop import run_async
 from coatcheck.ops.endpoint import Endpoint
-from coatcheck.ops.metrics import Metrics, Sample, merge, outlasts
+from coatcheck.ops.metrics import CATALOGUE, Metrics, Sample, merge, outlasts
 from coatcheck.pipeline.message import Counts
 
 _log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class _Supervisor:
         self._processes: set[asyncio.subprocess.Process] = set()
         self._counts: dict[int, dict[str, int]] = {}
         self._samples: dict[int, list[Sample]] = {}
+        self._left: list[Sample] = []
         self._metrics = Metrics()
         self._launches = 0
         self._stopping = asyncio.Event()
@@ -73,7 +74,7 @@ class _Supervisor:
 
     def samples(self) -> list[Sample]:
         """Return the metrics of all workers as those of one, and of those that have ended what they had counted."""
-        return merge([self._metrics.snapshot(), *list(self._samples.values())])
+        return merge([self._metrics.snapshot(), self._left, *list(self._samples.values())])
 
     def _signalled(self) -> None:
         if self._stopping.is_set():
@@ -144,7 +145,8 @@ class _Supervisor:
             raise
         finally:
             self._processes.discard(process)
-            self._samples[launch] = [sample for sample in self._samples.get(launch, []) if outlasts(sample)]
+            left = [sample for sample in self._samples.pop(launch, []) if outlasts(sample)]
+            self._left = merge([self._left, left])
 
     def _take_note(self, launch: int, line: bytes) -> None:
         """Take in a worker's counts. What is none is passed over: for a line of output no messages need to wait."""
@@ -152,7 +154,8 @@ class _Supervisor:
             counts = json.loads(line)
             self._counts[launch] = {name: index(counts[name]) for name in _COUNTED}
             if "metrics" in counts:
-                self._samples[launch] = [(name, label, value) for name, label, value in counts["metrics"]]
+                told = [(name, label, value) for name, label, value in counts["metrics"]]
+                self._samples[launch] = [sample for sample in told if sample[0] in CATALOGUE]  # it may be a newer one
             self._tick(self._total())
         except Exception as error:  # noqa: BLE001 - its text would show the line
             _log.warning("a worker's counts are passed over", extra={"error": type(error).__name__})

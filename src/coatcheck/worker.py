@@ -25,7 +25,7 @@ from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
-_LOOK_S, _LOOK_IDLE_S = 60.0, 600.0
+_FIRST_LOOK_S, _LOOK_S, _LOOK_IDLE_S = 3.0, 60.0, 600.0
 _COLLECT = (100_000, 20, 100)
 """When cycles are looked for. Messages, rows and batches hold none: the collector would only walk what is in flight,
 which costs 5 % at Python's own thresholds."""
@@ -87,16 +87,18 @@ async def _tick(counts: Counts, metrics: Metrics, tick: Tick, tick_s: float) -> 
 
 async def _look_at_queue(runner: Runner, metrics: Metrics) -> None:
     """Ask for the queue's counts, more often while messages come: each time is a request that costs money."""
-    received = -1
+    received, looked_at = -1, float("-inf")
+    await asyncio.sleep(_FIRST_LOOK_S)
     while True:
-        await asyncio.sleep(_LOOK_S if runner.counts.received != received else _LOOK_IDLE_S)
-        received = runner.counts.received
-        with suppress(CoatcheckError):  # what is wrong with SQS the receives tell
-            depth = await runner.depth()
-            metrics.set("coatcheck_queue_messages", depth.visible, "visible")
-            metrics.set("coatcheck_queue_messages", depth.in_flight, "in_flight")
-            metrics.set("coatcheck_queue_messages", depth.delayed, "delayed")
-            metrics.set("coatcheck_queue_counts_timestamp_seconds", time.time())
+        if runner.counts.received != received or time.monotonic() - looked_at >= _LOOK_IDLE_S:
+            received, looked_at = runner.counts.received, time.monotonic()
+            with suppress(CoatcheckError):  # what is wrong with SQS the receives tell
+                depth = await runner.depth()
+                metrics.set("coatcheck_queue_messages", depth.visible, "visible")
+                metrics.set("coatcheck_queue_messages", depth.in_flight, "in_flight")
+                metrics.set("coatcheck_queue_messages", depth.delayed, "delayed")
+                metrics.set("coatcheck_queue_counts_timestamp_seconds", time.time())
+        await asyncio.sleep(_LOOK_S)
 
 
 def resident_bytes() -> float:

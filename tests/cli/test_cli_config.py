@@ -44,8 +44,17 @@ def test_secrets_are_hidden(alone: Alone) -> None:
         assert done.out.count("********") == len(SECRETS)
 
 
+def test_an_url_is_shown_without_its_user(alone: Alone) -> None:
+    done = alone("config", "show", COATCHECK_SOURCE__ENDPOINT_URL="https://hush-1:hush-2@sqs.example/p?a=b@c")
+    assert 'endpoint_url = "https://********@sqs.example/p?a=b@c"  # environment' in done.out
+    assert "hush" not in done.out
+
+
 def test_origins(alone: Alone) -> None:
-    (alone.folder / "coatcheck.toml").write_text("[run]\ndrain_seconds = 3\n[batch]\nmessages = 7\n")
+    (alone.folder / "coatcheck.toml").write_text(
+        "[run]\ndrain_seconds = 3\n[batch]\nmessages = 7\n"
+        '[columns]\nwho = { from = "who", type = "text", domain = "who" }\nwhere = { from = "x", type = "text" }\n'
+    )
     done = alone(
         "config",
         "show",
@@ -53,6 +62,7 @@ def test_origins(alone: Alone) -> None:
         COATCHECK_RUN__GIVE_UP_SECONDS="4",
         COATCHECK_BATCH='{"messages": 8}',
         coatcheck_source__queue="low",
+        COATCHECK_COLUMNS__who__domain="net",
     )
     origins = {(one["section"], one["name"]): (one["value"], one["origin"]) for one in json.loads(done.out)}
     assert origins["run", "drain_seconds"] == (3.0, "file")
@@ -60,6 +70,7 @@ def test_origins(alone: Alone) -> None:
     assert origins["batch", "messages"] == (8, "environment")
     assert origins["batch", "seconds"][1] == "default"
     assert origins["source", "queue"] == ("low", "environment")
+    assert (origins["columns", "who"][1], origins["columns", "where"][1]) == ("environment", "file")
 
 
 @pytest.mark.parametrize("text", ["[source]\nqueue = 1\n", "[source]\nnone = 1\n", "="])

@@ -196,7 +196,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._give(fault, status, answer)
 
     def _pass_on(self, body: bytes) -> tuple[int, bytes]:
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        ours = ("host", "content-length")  # the body may be another one by now
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ours}
         self._upstream.request("POST", self.path, body, headers)
         response = self._upstream.getresponse()
         return response.status, response.read()

@@ -105,6 +105,7 @@ class Campaign:
         began, before = time.monotonic(), self.lab.done()
         wait_until(lambda: self.lab.done() > before or running.ended(), f"it recovers: {kind}", PATIENCE_S)
         took = time.monotonic() - began
+        assert not running.ended(), f"it ended by itself: {running.err[-1000:]}"
         self.recoveries[kind] = max(self.recoveries.get(kind, 0.0), took)
 
     def _cut(self, running: Running) -> None:
@@ -169,6 +170,7 @@ class Campaign:
     def _end(self, running: Running, workers: str) -> None:
         members = self.lab.command.workers(running) if workers == "2" else []
         drawn = self.rng.random()
+        assert not running.ended(), f"it ended by itself: {running.err[-1000:]}"
         if drawn < 0.1:
             self.faults["SIGTERM"] += 1
             running.signal(signal.SIGTERM)

@@ -46,7 +46,7 @@ def test_a_bad_day(lab: Lab, kind: str) -> None:
     assert verdict.kept, verdict
 
 
-@pytest.mark.parametrize("code", ["unavailable", "lost", "stalled"])
+@pytest.mark.parametrize("code", ["unavailable", "cut", "throttled"])
 def test_leases_that_are_not_extended_in_time(lab: Lab, code: str) -> None:
     """The batch waits for a lock, its messages become visible again, and a second worker has the same ones."""
     lab.sqs.faults = (Fault(code, 1.0, (EXTEND,)),)
@@ -75,7 +75,7 @@ def test_permission_is_withdrawn_while_it_runs(lab: Lab) -> None:
     lab.sqs.faults = (Fault("denied"),)
     lab.send(200)
     done = running.wait()
-    assert done.code in (3, 4)
+    assert done.code == 3
     assert "coatcheck: error: " in done.err
     assert "coatcheck: hint: " in done.err
     verdict = lab.finish()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -17,6 +19,7 @@ from tests.support.fix_versions import debians
 from coatcheck.demo.servers import PostgresServer
 from coatcheck.errors import UnreachableError
 from coatcheck.sql import connection
+from coatcheck.sql.sqlstate import Verdict, sqlstate_of, verdict
 
 pytestmark = pytest.mark.xdist_group("tls")
 HOST = "db.test"
@@ -133,6 +136,8 @@ def test_a_worker_stops_instead_of_trying_for_ever(server: PostgresServer) -> No
         ("host=127.0.0.1,::1", True),
         ("postgresql://[::1]/x", True),
         ("hostaddr=127.0.0.1", True),
+        ("host=localhost hostaddr=203.0.113.5 sslmode=prefer", False),
+        ("host=/run/postgresql hostaddr=203.0.113.5 sslmode=prefer", False),
         ("host=db.example", True),
         ("host=db.example sslmode=verify-full", True),
         ("service=x", True),
@@ -144,6 +149,70 @@ def test_a_worker_stops_instead_of_trying_for_ever(server: PostgresServer) -> No
 )
 def test_whether_it_is_verified(dsn: str, *, proof: bool) -> None:
     assert connection.is_verified(dsn) == proof
+
+
+@pytest.mark.parametrize(
+    "dsn", ["host=localhost hostaddr=203.0.113.5", "host=/run hostaddr=203.0.113.5", "host=db.test hostaddr=127.0.0.1"]
+)
+def test_name_and_address_both_count(dsn: str) -> None:
+    assert "sslmode=verify-full" in connection.conninfo(dsn)
+
+
+def test_an_address_of_the_environment_beside_a_local_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOSTADDR", "203.0.113.5")
+    assert "sslmode=verify-full" in connection.conninfo("host=localhost")
+
+
+class Unreachable(type(Path())):  # type: ignore[misc]  # the class that this system's paths have
+    """A path whose user has no home, or another's."""
+
+    error: type[Exception]
+
+    def expanduser(self) -> Path:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [PermissionError, RuntimeError])
+def test_a_user_without_a_home(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Unreachable("~/x")
+    path.error = error
+    monkeypatch.setattr(connection, "LIBPQ_ROOTS", path)
+    assert "sslmode=verify-full" in connection.conninfo("host=db.example")
+
+
+def test_a_python_that_knows_no_authorities(monkeypatch: pytest.MonkeyPatch, roots: Path) -> None:
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: SimpleNamespace(cafile=None))
+    monkeypatch.setattr(connection, "BUNDLES", ("/no/such/file", str(roots)))
+    assert f"sslrootcert={roots}" in connection.conninfo("host=db.example")
+    monkeypatch.setattr(connection, "BUNDLES", ())
+    assert "sslrootcert=system" in connection.conninfo("host=db.example")
+
+
+WORDS = {
+    "FATAL:  sorry, too many clients already": "53300",
+    'FATAL:  too many connections for role "x"': "53300",
+    "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute": "53300",
+    "FATAL:  the database system is starting up": "57P03",
+    "FATAL:  the database system is not yet accepting connections": "57P03",
+    "SSL error: certificate verify failed": "TLS00",
+    "could not load system root certificate paths: unknown error": "TLS00",
+    'server certificate for "a" does not match host name "b"': "TLS00",
+    "server does not support SSL, but SSL was required": "TLS00",
+    "SSL connection has been closed unexpectedly": "08006",
+    "SSL error: unexpected eof while reading": "08006",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_refused_connections_by_libpqs_words(words: str) -> None:
+    code = sqlstate_of(psycopg.OperationalError(f"connection failed: {words}"))
+    assert code == WORDS[words]
+    assert (verdict(code) is Verdict.STOP) == (code == "TLS00")
+
+
+def test_a_foreign_server_that_is_away_passes() -> None:
+    """08001 comes from postgres_fdw, behind a partition or a trigger."""
+    assert verdict("08001") is Verdict.RETRY
 
 
 @pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR"])

@@ -58,7 +58,6 @@ def test_every_metric_that_workers_have_is_on_the_dashboard_or_in_an_alert() -> 
     said = " ".join([*QUERIES, *(expr for _, expr in ALERTS)])
     unseen = {name for name in CATALOGUE if name not in said}
     assert unseen == {
-        "coatcheck_start_timestamp_seconds",
         "coatcheck_last_commit_timestamp_seconds",
         "coatcheck_queue_counts_timestamp_seconds",
     }

@@ -63,8 +63,10 @@ def audit() -> int:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         try:
             lines, fine = told(json.loads(done.stdout), lock.name)
-        except ValueError:  # no report: it could not even begin
-            lines, fine = [f"{lock.name}: skipped ({done.stderr.strip().splitlines()[-1:]})"], True
+        except ValueError:  # no report
+            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            away = any(word in done.stderr for word in ("ConnectionError", "Max retries", "timed out", "resolution"))
+            lines, fine = [f"{lock.name}: {'skipped' if away else 'pip-audit failed'} ({last})"], away
         print("\n".join(lines))  # noqa: T201 - what it is asked for
         code = code if fine else 1
     return code

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from coatcheck.pipeline.message import Counts
 
 # imports of what a command needs stand in the command: `--help` answers in 0.1 s
+_METRICS_S = 2.0
 _UP_TO_DATE = "nothing to do: the schema is up to date"
 
 
@@ -183,11 +184,24 @@ def _work(config: Config, **options: Any) -> Counts:
 
 
 def _reporter(*, with_metrics: bool) -> Callable[[Counts, Metrics | None], None]:
-    """Return the function that tells the supervisor what this worker did, one line each time."""
+    """Return the function that tells the supervisor what this worker did, one line each time.
+
+    Metrics come with it now and then, for a pipe holds no more than minutes of lines that nobody reads; and with the
+    last line, which comes without any.
+    """
+    from time import monotonic
+
+    seen: Metrics | None = None
+    told_at = float("-inf")
 
     def report(counts: Counts, metrics: Metrics | None) -> None:
-        samples = {"metrics": metrics.snapshot()} if metrics is not None and with_metrics else {}
-        terminal.out_json(counts.as_dict() | samples)
+        nonlocal seen, told_at
+        line: dict[str, Any] = counts.as_dict()
+        due = metrics is None or monotonic() - told_at >= _METRICS_S
+        seen = metrics or seen
+        if with_metrics and due and seen is not None:
+            line["metrics"], told_at = seen.snapshot(), monotonic()
+        terminal.out_json(line)
         sys.stdout.flush()
 
     return report

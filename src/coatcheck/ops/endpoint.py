@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
@@ -52,22 +53,29 @@ class Endpoint:
     def __init__(self, listen: str, read: Read) -> None:
         host, _, port = listen.rpartition(":")
         host = host.strip("[]")
+        every = not host and socket.has_dualstack_ipv6()
 
         class Handler(_Handler):
             samples = staticmethod(read)
 
         class Server(http.server.ThreadingHTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            address_family = socket.AF_INET6 if ":" in host or every else socket.AF_INET
             daemon_threads = True
+
+            def server_bind(self) -> None:
+                """Bind, to both families for every interface; the base class would also ask the DNS for a name."""
+                if every:
+                    self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                socketserver.TCPServer.server_bind(self)
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """Say nothing: somebody hung up, and the base class would print a traceback."""
 
         try:
             self._server = Server((host, int(port)), Handler)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"cannot listen on [metrics] listen = {listen}: {getattr(error, 'strerror', None) or 'no such port'}",
+                f"cannot listen on [metrics] listen = {listen}: {getattr(error, 'strerror', None) or 'no such place'}",
                 hint="another process may hold the port; :9464 is usual, and :0 takes any that is free",
             ) from None
         self.port = int(self._server.server_address[1])

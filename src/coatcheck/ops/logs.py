@@ -55,6 +55,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
 
 
+_DISTINCT = sorted(FIELDS - {"left_out", "messages", "seconds"})
+
+
 class Repeats(logging.Filter):
     """Lets a text with the same codes through once in `every_s` seconds; then with `left_out`, how often it came."""
 
@@ -66,7 +69,7 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record is to be said."""
         told = record.__dict__
-        key = (record.name, record.msg, *(told.get(name) for name in ("code", "error", "sqlstate", "worker")))
+        key = (record.name, record.msg, *(told.get(name) for name in _DISTINCT))
         now, (since, left_out) = self._clock(), self._said.get(key, (float("-inf"), 0))
         if now - since < self._every_s:
             self._said[key] = since, left_out + 1
@@ -81,7 +84,21 @@ class _NameFormatter(logging.Formatter):
     """A record of another library: who had something to say, and how bad it is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_head(record)}: a record of {record.name}, whose text may hold a value and is left out"
+        return f"{_head(record)}: {_left_out(record)}"
+
+
+class _JsonNameFormatter(JsonFormatter):
+    """The same as JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(logging.makeLogRecord({
+            "name": record.name, "levelname": record.levelname, "created": record.created, "process": record.process,
+            "msg": _left_out(record),
+        }))  # fmt: skip
+
+
+def _left_out(record: logging.LogRecord) -> str:
+    return f"a record of {record.name}, whose text may hold a value and is left out"
 
 
 def _head(record: logging.LogRecord) -> str:
@@ -103,7 +120,8 @@ def configure(*, verbose: bool = False, form: Format = "text") -> None:
     root = logging.getLogger()  # without a handler there, Python prints everybody's warnings as they are
     for before in [handler for handler in root.handlers if handler.name == _OTHERS]:
         root.removeHandler(before)
-    others = _handler(_NameFormatter()) if verbose else logging.NullHandler()
+    names = _JsonNameFormatter() if form == "json" else _NameFormatter()
+    others = _handler(names) if verbose else logging.NullHandler()
     others.setLevel(logging.WARNING)
     others.name = _OTHERS
     root.addHandler(others)

@@ -55,7 +55,7 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_receives_total": _counter("receives that SQS answered", "result"),
     "coatcheck_sqs_errors_total": _counter("requests that SQS did not answer, or refused", "kind"),
     "coatcheck_lease_extensions_total": _counter("messages whose visibility timeout was extended"),
-    "coatcheck_batches_total": _counter("transactions that were committed"),
+    "coatcheck_batches_total": _counter("batches that were committed"),
     "coatcheck_database_errors_total": _counter("answers of PostgreSQL that passed, by SQLSTATE", "sqlstate"),
     "coatcheck_vault_entries_total": _counter("originals sealed for the vault, known ones among them"),
     "coatcheck_data_keys_total": _counter("data keys drawn"),
@@ -76,16 +76,24 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_queue_messages": _gauge("the queue's own approximate counts", "state", "most"),
     "coatcheck_queue_counts_timestamp_seconds": _gauge("when the queue was last asked for them", together="most"),
     "coatcheck_batch_messages": Metric("histogram", "messages in a batch", buckets=_SIZES),
-    "coatcheck_stage_seconds": Metric("histogram", "time of a batch in a stage", "stage", _SECONDS),
-    "coatcheck_lag_seconds": Metric("histogram", "from send to commit, of the oldest message of a batch", "", _LAG),
+    "coatcheck_stage_seconds": Metric(
+        "histogram", "time of a batch in a stage; in travel, of what one receive brought", "stage", _SECONDS
+    ),
+    "coatcheck_lag_seconds": Metric("histogram", "from send to commit, of the first new message of a batch", "", _LAG),
 }
 
 
 class Metrics:
-    """The values of one process. One thread writes; another may take a `snapshot`."""
+    """The values of one process. Any thread may take a `snapshot` while others write.
+
+    Counters without a label begin at 0: what first appears with a value shows no increase.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[tuple[str, str], float] = {}
+        self._values: dict[tuple[str, str], float] = {
+            (name, ""): 0 for name, metric in CATALOGUE.items() if metric.kind == "counter" and not metric.label
+        }
+        self._gauges: dict[tuple[str, str], float] = {}
         self._histograms: dict[tuple[str, str], list[float]] = {}
         self._watched: dict[tuple[str, str], Callable[[], float]] = {}
 
@@ -97,9 +105,9 @@ class Metrics:
 
     def set(self, name: str, value: float, label: str = "") -> None:
         """Set a gauge."""
-        if (name, label) not in self._values:
+        if (name, label) not in self._gauges:
             _declared(name, label, "gauge")
-        self._values[name, label] = value
+        self._gauges[name, label] = value
 
     def observe(self, name: str, value: float, label: str = "") -> None:
         """Put an observation into a histogram."""
@@ -117,8 +125,8 @@ class Metrics:
 
     def snapshot(self) -> list[Sample]:
         """Return all values as they are now."""
-        watched = {key: float(read()) for key, read in self._watched.items()}
-        numbers: dict[tuple[str, str], Value] = {**self._values, **watched}
+        watched = {key: float(read()) for key, read in list(self._watched.items())}
+        numbers: dict[tuple[str, str], Value] = {**self._values, **self._gauges, **watched}
         histograms = {key: list(value) for key, value in list(self._histograms.items())}
         return [(*key, value) for key, value in {**numbers, **histograms}.items()]
 

@@ -62,8 +62,8 @@ class _Watch:
 
     @property
     def ratio(self) -> float:
-        """The share of rejects among the latest."""
-        return self._rejects / len(self._latest) if self._latest else 0.0
+        """The share of rejects among the latest, as if those before the first had been good."""
+        return self._rejects / (self._latest.maxlen or 1)
 
     def passed(self, messages: int) -> None:
         if self._rejects:

@@ -16,7 +16,7 @@ from typing import Any
 
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Reason, Rejected, Row, size_of_all
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Outcome, Reason, Rejected, Row, size_of_all
 from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
 from coatcheck.pipeline.road import Road
 
@@ -216,7 +216,7 @@ class Runner:
         self._add_data_keys(batch)
         began = time.monotonic()
         outcome = await self._sink.write(batch)
-        self._written(batch, time.monotonic() - began)
+        self._measure(batch, outcome, time.monotonic() - began)
         self.counts.loaded += outcome.loaded
         self.counts.rejected += outcome.quarantined
         self.counts.duplicates += outcome.duplicates
@@ -228,16 +228,17 @@ class Runner:
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
 
-    def _written(self, batch: Batch, seconds: float) -> None:
-        """Measure a batch that is committed; what its first message waited for stands for all of it."""
-        metrics, now = self._metrics, time.time()
-        first = (batch.rows or batch.rejected)[0].message
+    def _measure(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+        """Measure a batch that was written."""
+        metrics = self._metrics
         metrics.observe("coatcheck_stage_seconds", seconds, "write")
         metrics.observe("coatcheck_batch_messages", len(batch))
-        metrics.observe("coatcheck_lag_seconds", max(0.0, now - first.sent_ms / 1000))
-        metrics.add("coatcheck_batches_total")
         metrics.add("coatcheck_vault_entries_total", len(batch.vault))
-        metrics.set("coatcheck_last_commit_timestamp_seconds", now)
+        if outcome.loaded or outcome.quarantined or outcome.duplicates:
+            metrics.add("coatcheck_batches_total")
+            metrics.set("coatcheck_last_commit_timestamp_seconds", time.time())
+        if outcome.loaded and not outcome.duplicates:  # a message that comes again tells of its ack, not of its way
+            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - batch.rows[0].message.sent_ms / 1000))
 
     def _add_data_keys(self, batch: Batch) -> None:
         used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}

@@ -28,6 +28,13 @@ CONNECTION: dict[str, str | int] = {
 
 LIBPQ_ROOTS = Path("~/.postgresql/root.crt")
 """Where libpq looks for certificate authorities by itself."""
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Amazon Linux
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # macOS
+)
+"""Where systems keep theirs; a Python of its own may not know."""
 
 
 def conninfo(dsn: str) -> str:
@@ -58,16 +65,25 @@ def _tls(given: Mapping[str, Any]) -> dict[str, str]:
     settled = {"sslmode", "service"} & given.keys() or {"PGSSLMODE", "PGSERVICE"} & os.environ.keys()
     if settled or _is_here(given):
         return {}
-    if "PGSSLROOTCERT" in os.environ or LIBPQ_ROOTS.expanduser().exists():
-        return {"sslmode": "verify-full"}
-    # libpq's own word for it, "system", means the folder with which its OpenSSL was built: in a wheel there is none
-    return {"sslmode": "verify-full", "sslrootcert": ssl.get_default_verify_paths().cafile or "system"}
+    with suppress(OSError, RuntimeError):  # a container's user may have no home, or another's
+        if "PGSSLROOTCERT" in os.environ or LIBPQ_ROOTS.expanduser().exists():
+            return {"sslmode": "verify-full"}
+    return {"sslmode": "verify-full", "sslrootcert": _roots()}
+
+
+def _roots() -> str:
+    """Return the machine's file of authorities.
+
+    libpq's own word for it, "system", means the folder with which its OpenSSL was built: in a wheel there is none.
+    """
+    places = (ssl.get_default_verify_paths().cafile, *BUNDLES)
+    return next((place for place in places if place and os.access(place, os.R_OK)), "system")
 
 
 def _is_here(given: Mapping[str, Any]) -> bool:
-    """Tell whether every host is this machine: a unix socket, or loopback."""
-    named = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or os.environ.get("PGHOSTADDR") or ""
-    return all(map(_is_loopback, str(named).split(",")))
+    """Tell whether every host, and every address given for one, is this machine: a unix socket, or loopback."""
+    named = [given.get(name) or os.environ.get(f"PG{name.upper()}") or "" for name in ("host", "hostaddr")]
+    return all(_is_loopback(place) for places in named for place in str(places).split(","))
 
 
 def _is_loopback(host: str) -> bool:

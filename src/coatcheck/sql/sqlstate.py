@@ -33,8 +33,8 @@ _UNFIT = "55000"
 RETIRED = "CC001"
 """Ours: the token key is retired (coatcheck.using_key)."""
 _NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK = "CC003", "CC004", "CC005", "CC006"
-UNTRUSTED = "08001"
-"""The server does not prove who it is (libpq gives no code: this is ours, by the class of failed connections)."""
+UNTRUSTED = "TLS00"
+"""The server does not prove who it is. libpq gives no code for that: this is ours, and no SQLSTATE."""
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
@@ -63,9 +63,9 @@ _REFUSED = (
     (re.compile('role ".*" does not exist|is not permitted to log in|no pg_hba.conf entry'), "28000"),
     (re.compile('database ".*" does not exist'), "3D000"),
     (re.compile("permission denied for database"), "42501"),
-    (re.compile("too many connections|remaining connection slots"), "53300"),
-    (re.compile("database system is (starting up|shutting down|in recovery mode)"), "57P03"),
-    (re.compile("certificate verify failed|does not match host name|root certificate file|not support SSL"), UNTRUSTED),
+    (re.compile("too many (connections|clients)|remaining connection slots"), "53300"),
+    (re.compile("database system is (starting up|shutting down|in recovery|not yet accepting)"), "57P03"),
+    (re.compile("certificate verify failed|does not match host name|root certificate|not support SSL"), UNTRUSTED),
 )
 """libpq keeps the SQLSTATE of a refused connection to itself, so its text has to tell. A server that speaks another
 language than English (lc_messages) is waited for as if it were away."""

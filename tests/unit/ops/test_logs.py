@@ -107,6 +107,14 @@ def test_json_by_the_elastic_common_schema() -> None:
     assert "coatcheck" not in json.loads(logs.JsonFormatter().format(a_record("nothing beside")))
 
 
+def test_json_of_other_libraries_is_their_name() -> None:
+    other = logging.getLogger("elsewhere").makeRecord("elsewhere", logging.ERROR, "f", 1, "%s", (CANARY,), None)
+    entry = json.loads(logs._JsonNameFormatter().format(other))
+    assert entry["message"] == "a record of elsewhere, whose text may hold a value and is left out"
+    assert entry["log.level"] == "error"
+    assert CANARY not in json.dumps(entry)
+
+
 def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
     now = 0.0
     repeats = logs.Repeats(10.0, lambda: now)
@@ -115,6 +123,8 @@ def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
         assert not repeats.filter(a_record("a", sqlstate="08006", messages=2))
     assert repeats.filter(a_record("a", sqlstate="53300"))
     assert repeats.filter(a_record("b", sqlstate="08006"))
+    assert repeats.filter(a_record("c", message_id="1"))
+    assert repeats.filter(a_record("c", message_id="2"))
     now = 10.0
     again = a_record("a", sqlstate="08006")
     assert repeats.filter(again)

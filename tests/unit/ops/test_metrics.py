@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import threading
+import time
 
 import pytest
 
@@ -41,7 +44,7 @@ def test_what_is_not_in_the_catalogue_is_an_error(method: str, name: str, label:
             getattr(metrics, method)(name, 1.0, label)
     with pytest.raises(LookupError):
         metrics.watch("coatcheck_stage_seconds", lambda: 1.0, "write")
-    assert metrics.snapshot() == []
+    assert all(value == 0 for _, _, value in metrics.snapshot())
 
 
 def test_numbers() -> None:
@@ -52,11 +55,42 @@ def test_numbers() -> None:
     metrics.set(UP, 0, "queue")
     metrics.watch(RECEIVED, lambda: kept[0])
     kept[0] = 4
-    assert sorted(metrics.snapshot()) == [
-        ("coatcheck_batches_total", "", 3),
-        (RECEIVED, "", 4.0),
-        (UP, "queue", 0),
-    ]
+    found = {(name, label): value for name, label, value in metrics.snapshot()}
+    assert (found["coatcheck_batches_total", ""], found[RECEIVED, ""], found[UP, "queue"]) == (3, 4.0, 0)
+
+
+def test_counters_without_a_label_begin_at_nothing() -> None:
+    """What first appears with a value shows no increase to Prometheus."""
+    plain = {name for name, metric in CATALOGUE.items() if metric.kind == "counter" and not metric.label}
+    assert {name: value for name, _, value in Metrics().snapshot()} == dict.fromkeys(plain, 0)
+
+
+def test_a_snapshot_beside_threads_that_write() -> None:
+    """Many times over, with a thread switch at every chance: nothing breaks."""
+    metrics, over = Metrics(), threading.Event()
+    names = [name for name, metric in CATALOGUE.items() if metric.kind != "histogram" and metric.label]
+
+    def yielding() -> float:
+        time.sleep(0)
+        return 1.0
+
+    def write() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            name = names[number % len(names)]
+            metrics.watch(name, yielding, f"label {number}")
+            metrics.observe(STAGE, 0.1, f"stage {number}")
+            time.sleep(0.0005)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            metrics.snapshot()
+    finally:
+        over.set()
+        writer.join()
 
 
 def test_a_snapshot_stays_as_it_is() -> None:

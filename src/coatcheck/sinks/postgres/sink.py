@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _UPKEEP_EVERY_S, _UPKEEP_MOST_S = 86_400.0, 15.0
 _SLOW_S = 30.0
 _HALVE_AFTER = 3  # tries that ran into statement_timeout
-_BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 10.0
+_BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 5.0
 _CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
 
 
