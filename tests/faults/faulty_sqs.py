@@ -3,7 +3,8 @@
     with FaultySqs(server.port, seed=1) as between:
         between.faults = (Fault("unavailable", 0.2), Fault("lost", 0.1, ("DeleteMessageBatch",)))
 
-Which request meets a fault is drawn from the seed, request by request as they come; `injected` counts by kind.
+Which request meets a fault is drawn from the seed, request by request as they come; `injected` counts by kind, `met` by
+kind and operation.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class FaultySqs:
     def __init__(self, target: int, *, seed: int = 0) -> None:
         self.faults: tuple[Fault, ...] = ()
         self.injected: Counter[str] = Counter()
+        self.met: Counter[tuple[str, str]] = Counter()
         self.requests: Counter[str] = Counter()
         self._target = target
         self._rng = random.Random(seed)  # noqa: S311 - faults that repeat
@@ -99,6 +101,7 @@ class FaultySqs:
             for fault in self.faults:
                 if (not fault.operations or operation in fault.operations) and self._rng.random() < fault.chance:
                     self.injected[fault.kind] += 1
+                    self.met[fault.kind, operation] += 1
                     return fault
         return None
 
@@ -110,7 +113,7 @@ class FaultySqs:
         """Wait for `heal`."""
         self._healed.wait(_PATIENCE_S)
 
-    def spoil(self, fault: Fault, request: dict[str, Any], answer: dict[str, Any]) -> None:
+    def spoil(self, fault: Fault, operation: str, request: dict[str, Any], answer: dict[str, Any]) -> None:
         """Change an answer that is passed on."""
         messages = answer.get("Messages") or []
         with self._lock:
@@ -129,6 +132,7 @@ class FaultySqs:
                     pass  # the request was changed, the server has told
                 case _:
                     self.injected[fault.kind] -= 1  # there was nothing to spoil
+                    self.met[fault.kind, operation] -= 1
 
     def once_more(self, answer: dict[str, Any]) -> None:
         """Put messages that are to come twice into an answer to a receive that has room for them."""
@@ -205,7 +209,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _spoiled(self, operation: str, fault: Fault | None, body: bytes, answer: bytes) -> bytes:
         def spoil(told: dict[str, Any]) -> None:
             if fault is not None and fault.kind in ("damaged", "twice", "shuffled", "partial", "stale"):
-                self.between.spoil(fault, json.loads(body), told)
+                self.between.spoil(fault, operation, json.loads(body), told)
             if operation == RECEIVE:
                 self.between.once_more(told)
 

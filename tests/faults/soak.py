@@ -47,6 +47,7 @@ SQS_FAULTS = (
     Fault("lost", 0.5, (DELETE,)),
 )
 PATIENCE_S = 30.0
+_OPERATIONS = {RECEIVE: "SQS: receive", DELETE: "SQS: delete", EXTEND: "SQS: extend or release"}
 
 
 @dataclass
@@ -64,12 +65,16 @@ class Campaign:
         rng, lab = self.rng, self.lab
         self.cycles += 1
         workers = "2" if number % 4 == 3 else "1"
+        before = lab.done()
         running = lab.command.start("run", "--workers", workers)
         lab.send(rng.randrange(30, 120), rng.randrange(5))
         if rng.random() < 0.4:
             lab.sqs.faults = (rng.choice(SQS_FAULTS),)
         self._some_effects(running)
         if rng.random() < 0.5:
+            wait_until(
+                lambda: lab.done() > before, "it works: a database that is away ends it at its start", PATIENCE_S
+            )
             self._disturb(running)
         self._end(running, workers)
         lab.sqs.heal()
@@ -89,6 +94,13 @@ class Campaign:
             "backends terminated": (8, self._terminate),
             "table locked": (4, self._lock),
             "PostgreSQL away": (4, self._refuse),
+            "answers of PostgreSQL cut in the middle": (6, self._halve),
+            "slow network to PostgreSQL": (4, self._slow),
+            "PostgreSQL reads only": (4, self._read_only),
+            "statements time out": (4, self._statement_timeout),
+            "locks time out": (4, self._lock_timeout),
+            "another worker comes and is killed": (4, self._another),
+            "worker frozen for a moment": (4, self._pause),
             "worker frozen beyond the visibility timeout": (1, self._freeze),
             "PostgreSQL killed": (1, self._crash),
             "PostgreSQL restarted": (1, self._restart),
@@ -127,9 +139,7 @@ class Campaign:
         self._recovers("statements never arrive", running)
 
     def _swallowed(self, seen: int) -> None:
-        deadline = time.monotonic() + 2.0  # a worker that has nothing to say says nothing
-        while self.lab.wire.swallowed == seen and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self._in_vain(lambda: self.lab.wire.swallowed == seen, 2.0)
 
     def _terminate(self, running: Running) -> None:
         self.lab.database.terminate()
@@ -138,20 +148,79 @@ class Campaign:
     def _lock(self, running: Running) -> None:
         with self.lab.database.session() as session, session.transaction():
             session.execute("LOCK TABLE user_logins")
-            deadline = time.monotonic() + 0.5
-            while not self.lab.database.waiting() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            self._in_vain(lambda: not self.lab.database.waiting(), 0.5)
         self._recovers("table locked", running)
 
     def _refuse(self, running: Running) -> None:
         seen = self.lab.wire.connections
         self.lab.wire.refusing = True
         self.lab.wire.cut()
-        deadline = time.monotonic() + 2.0
-        while self.lab.wire.connections < seen + 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self._in_vain(lambda: self.lab.wire.connections < seen + 3, 2.0)
         self.lab.wire.refusing = False
         self._recovers("PostgreSQL away", running)
+
+    def _halve(self, running: Running) -> None:
+        seen = self.lab.wire.halved
+        self.lab.wire.halve()
+        self._in_vain(lambda: self.lab.wire.halved == seen, 2.0)
+        self._recovers("answers of PostgreSQL cut in the middle", running)
+
+    def _slow(self, running: Running) -> None:
+        before = self.lab.done()
+        self.lab.wire.delay_s = 0.02
+        self._in_vain(lambda: self.lab.done() < before + 30, 1.0)
+        self.lab.wire.delay_s = 0.0
+        self._recovers("slow network to PostgreSQL", running)
+
+    def _read_only(self, running: Running) -> None:
+        self._setting("ALTER SYSTEM SET default_transaction_read_only = on", "25006", running)
+        self.lab.database.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        self.lab.database.execute("SELECT pg_reload_conf()")
+        self._recovers("PostgreSQL reads only", running)
+
+    def _statement_timeout(self, running: Running) -> None:
+        name = self.lab.database.name
+        self._setting(f"ALTER DATABASE {name} SET statement_timeout = '1ms'", "57014", running)
+        self.lab.database.execute(f"ALTER DATABASE {name} RESET statement_timeout")
+        self.lab.database.terminate()
+        self._recovers("statements time out", running)
+
+    def _lock_timeout(self, running: Running) -> None:
+        name = self.lab.database.name
+        with self.lab.database.session() as session, session.transaction():
+            session.execute("LOCK TABLE user_logins")
+            self._setting(f"ALTER DATABASE {name} SET lock_timeout = '20ms'", "55P03", running)
+        self.lab.database.execute(f"ALTER DATABASE {name} RESET lock_timeout")
+        self.lab.database.terminate()
+        self._recovers("locks time out", running)
+
+    def _setting(self, statement: str, sqlstate: str, running: Running) -> None:
+        """Change a setting for all sessions to come, and give the worker a second to run into it."""
+        said = running.err.count(f"sqlstate={sqlstate}")
+        self.lab.database.execute(statement)
+        self.lab.database.execute("SELECT pg_reload_conf()")
+        self.lab.database.terminate()
+        self._in_vain(lambda: running.err.count(f"sqlstate={sqlstate}") == said, 1.0)
+
+    def _another(self, running: Running) -> None:
+        before = self.lab.done()
+        another = self.lab.command.start("run")
+        self._in_vain(lambda: self.lab.done() < before + 30, 1.0)
+        another.kill()
+        self.faults["SIGKILL of the worker"] += 1
+        self._recovers("another worker comes and is killed", running)
+
+    def _pause(self, running: Running) -> None:
+        with frozen(running.pid):
+            time.sleep(0.5)  # the fault itself
+        self._recovers("worker frozen for a moment", running)
+
+    @staticmethod
+    def _in_vain(wait: Callable[[], bool], seconds: float) -> None:
+        """Wait while it holds; it may do so to the end: what has nothing to say says nothing."""
+        deadline = time.monotonic() + seconds
+        while wait() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _freeze(self, running: Running) -> None:
         with frozen(running.pid):
@@ -195,7 +264,8 @@ class Campaign:
 
 def tell(campaign: Campaign, verdict: Verdict, seed: int, took: float) -> dict[str, object]:
     """Print what was done and what became of it; return it as one record."""
-    faults = campaign.faults + Counter({f"SQS: {kind}": count for kind, count in campaign.lab.sqs.injected.items()})
+    met = {f"{_OPERATIONS.get(where, where)} {kind}": count for (kind, where), count in campaign.lab.sqs.met.items()}
+    faults = campaign.faults + Counter(met)
     print(f"seed {seed}: {campaign.kills():,} kills in {took:,.0f} s")
     print(f"messages {verdict.messages:,}: {verdict.rows:,} rows, {verdict.quarantined:,} in quarantine")
     leaked = len(verdict.leaks)
