@@ -83,7 +83,7 @@ def read_verifier(text: str, name: str) -> VerifierKey:
     """Return the key in one line of text, which came from `name`. Raises ConfigError: damaged, or of another kind."""
     match = _VERIFIER.fullmatch(text.strip("\n"))
     data = _decoded(match[3]) if match else b""
-    if match and data[:1] == _ED25519 and len(data) == 1 + KEY_BYTES:
+    if match and match[1].isprintable() and data[:1] == _ED25519 and len(data) == 1 + KEY_BYTES:  # no lone surrogate
         key = VerifierKey(match[1], data[1:])
         if key.key_id.hex() == match[2]:
             return key

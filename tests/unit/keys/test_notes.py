@@ -325,3 +325,12 @@ def test_no_key_is_shown(tmp_path: Path) -> None:
     assert repr(key) == "SignerKey(name='coatcheck/audit/acme')"
     with pytest.raises(TypeError):
         pickle.dumps(key)
+
+
+@pytest.mark.parametrize("name", ["fu\udc8a", "f\ud800", "f\u00e9"])
+def test_a_key_whose_name_is_no_text(name: str) -> None:
+    """As an argument of the command line that is no UTF-8 comes in. Found by `make fuzz`."""
+    good = SignerKey("fuzz", Ed25519PrivateKey.from_private_bytes(bytes(32))).verifier.to_text()
+    with pytest.raises(ConfigError) as caught:
+        read_verifier(good.replace("fuzz", name), "file")
+    assert name not in caught.value.message + caught.value.hint
