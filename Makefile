@@ -45,7 +45,7 @@ docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 	@$(BIN)/python -m tests.faults.page
 
-faults: setup setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
+faults: setup setup-localstack setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
 	@$(BIN)/python -m tests.faults
 
 soak: setup  ## a thousand kills and everything else that goes wrong, then the verdict; writes tests/faults/campaign.json
