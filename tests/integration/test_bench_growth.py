@@ -19,6 +19,7 @@ from coatcheck.demo.servers import PostgresServer
 from coatcheck.keys.tokens import TOKEN_PATTERN
 from coatcheck.pipeline.keying import DAY_S, SLOTS
 
+pytestmark = pytest.mark.xdist_group("growth")  # what is filled takes half a minute: once, not in each worker
 LEDGER, VAULT, MESSAGES = 4_000, 6_000, 1_000
 OPTIONS = f"--ledger 0 {LEDGER} --vault 0 {VAULT} --days 3 --runs 2 --messages {MESSAGES}".split()
 
