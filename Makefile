@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
+EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
@@ -29,7 +30,7 @@ demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
 test: setup setup-localstack setup-debian  ## the whole test-suite, and units and contracts again on the newest Python
-	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
 check: setup  ## lint, types, architecture, generated docs
@@ -60,7 +61,8 @@ audit: setup  ## known vulnerabilities in what is locked (skipped with a word wh
 sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatcheck.cdx.json
 	@$(BIN)/python -m tests.support.dependency_audit --sbom dist/coatcheck.cdx.json
 
-bench: setup  ## the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
+bench: setup  ## small runs of the experiments; the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
+	@$(BIN)/python -m pytest -q -n auto --dist loadgroup $(EXPERIMENTS)
 	@$(BIN)/python -m benchmarks.gate
 	@$(BIN)/python -m benchmarks.crypto
 	@$(BIN)/python -m benchmarks.road
