@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.faults import page, soak
 
 CYCLES = 60
@@ -13,9 +13,9 @@ CYCLES = 60
 
 def main() -> int:
     """Run them; return the exit code."""
-    named = page.tests()
-    code = pytest.main(["-q", "-n", "auto", "--dist", "loadgroup", *named, str(Path(__file__).parent)])
-    return int(code) or soak.main(["--cycles", str(CYCLES)])
+    named = [*page.tests(), str(Path(__file__).parent)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", *named]
+    return subprocess.run(command, cwd=page.ROOT, check=False).returncode or soak.main(["--cycles", str(CYCLES)])
 
 
 if __name__ == "__main__":
