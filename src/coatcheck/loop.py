@@ -16,7 +16,9 @@ _T = TypeVar("_T")
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end on uvloop."""
     try:
-        return uvloop.run(work)
+        # not uvloop.run: it wraps the work in a coroutine of its own, which an interrupt before the start leaves behind
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
     finally:
         work.close()  # one that was interrupted before it began
 
