@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
+TOOLS  := audit
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
@@ -78,7 +79,7 @@ mutate: setup  ## mutation testing of the modules that make keys, tokens and sea
 lock: setup  ## resolve the lock file anew
 	@$(COMPILE) --extra demo --group dev pyproject.toml -o $(LOCK)
 	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
-	@$(COMPILE) requirements/audit.in -o requirements/audit.lock
+	@for name in $(TOOLS); do $(COMPILE) requirements/$$name.in -o requirements/$$name.lock || exit; done
 	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock
 	@$(COMPILE) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 

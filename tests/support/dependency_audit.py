@@ -12,29 +12,16 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.tool_environment import environment
+
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "requirements" / "audit.lock"
 RUNTIME = ROOT / "requirements" / "runtime.lock"
 """What an installation of coatcheck holds; the same pins as in dev.lock."""
 LOCKS = (RUNTIME, ROOT / "requirements" / "dev.lock")
-PLACE = ROOT / ".venvs" / "audit"
-BIN = PLACE / "bin"
-STAMP = PLACE / ".installed"
-
-
-def install() -> None:
-    """Put the tools into an environment of their own. Raises CalledProcessError."""
-    if STAMP.exists() and STAMP.read_text() == TOOLS.read_text():
-        return
-    venv.create(PLACE, with_pip=True, clear=True)
-    pip: list[str | Path] = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", TOOLS], check=True)
-    STAMP.write_text(TOOLS.read_text())
 
 
 def told(report: dict[str, Any], name: str) -> tuple[list[str], bool]:
@@ -54,12 +41,12 @@ def told(report: dict[str, Any], name: str) -> tuple[list[str], bool]:
     return [f"{name}: nothing known against {len(asked)} packages{unknown}"], True
 
 
-def audit() -> int:
-    """Audit each lock; return the exit code."""
+def audit(tools: Path) -> int:
+    """Audit each lock with the programs in `tools`; return the exit code."""
     code = 0
     options = ["--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
     for lock in LOCKS:
-        command: list[str | Path] = [BIN / "pip-audit", "-r", lock, *options]
+        command: list[str | Path] = [tools / "pip-audit", "-r", lock, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         try:
             lines, fine = told(json.loads(done.stdout), lock.name)
@@ -72,7 +59,7 @@ def audit() -> int:
     return code
 
 
-def sbom(target: Path) -> None:
+def sbom(tools: Path, target: Path) -> None:
     """Write the bill of materials of an installation. Raises CalledProcessError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     options: list[str | Path] = [
@@ -83,7 +70,7 @@ def sbom(target: Path) -> None:
         target,
     ]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}  # it would like to know which package needs which
-    subprocess.run([BIN / "cyclonedx-py", "requirements", *options, RUNTIME], check=True, env=quiet)
+    subprocess.run([tools / "cyclonedx-py", "requirements", *options, RUNTIME], check=True, env=quiet)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.dependency_audit")
     parser.add_argument("--sbom", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    install()
+    tools = environment("audit")
     if options.sbom is None:
-        return audit()
-    sbom(options.sbom)
+        return audit(tools)
+    sbom(tools, options.sbom)
     return 0
 
 
