@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit
+TOOLS  := audit forge site
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test: setup setup-localstack setup-debian  ## the whole test-suite, and units an
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
-check: setup  ## lint, types, architecture, generated docs
+check: setup  ## lint, types, architecture, generated docs, the site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -42,10 +42,14 @@ check: setup  ## lint, types, architecture, generated docs
 	@$(BIN)/python -m coatcheck.cli.reference --check
 	@$(BIN)/python -m benchmarks.page --check
 	@$(BIN)/python -m tests.faults.page --check
+	@$(BIN)/python -m tests.support.site
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 	@$(BIN)/python -m tests.faults.page
+
+site: setup  ## the documents as a site, strictly: build/site
+	@$(BIN)/python -m tests.support.site
 
 faults: setup setup-localstack setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
 	@$(BIN)/python -m tests.faults
