@@ -6,11 +6,11 @@ LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
 TOOLS  := audit forge site
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,12 +80,22 @@ bench-full: setup  ## all experiments, hours: docs/benchmarks/*.json, docs/bench
 mutate: setup  ## mutation testing of the modules that make keys, tokens and seals; writes tests/mutation/score.json
 	@$(BIN)/python -m tests.mutation
 
-lock: setup  ## resolve the lock file anew
+lock: setup  ## resolve the lock files anew; UPGRADE=--upgrade: to the newest versions
 	@$(COMPILE) --extra demo --group dev pyproject.toml -o $(LOCK)
 	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
 	@for name in $(TOOLS); do $(COMPILE) requirements/$$name.in -o requirements/$$name.lock || exit; done
 	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock
 	@$(COMPILE) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
+
+test-wheel: setup  ## the test-suite against the wheel; PYTHON=python3.12 POSTGRES=16 (of Debian's packages) choose on what
+	@$(BIN)/python -m tests.support.wheel --python $(PYTHON) --postgres "$(POSTGRES)"
+
+dist: setup  ## sdist and wheel: dist/
+	@$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+
+hooks: setup  ## the checks before each commit, by pre-commit
+	@$(BIN)/python -c 'from tests.support.tool_environment import environment; environment("forge")'
+	@.venvs/forge/bin/pre-commit install
 
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true

@@ -10,7 +10,12 @@ from tests.support.site import build, filled, pages, turned
 from tests.support.site_links import broken
 
 ROOT = Path(__file__).parents[1]
-CONFIG = '[project]\nsite_name = "small"\nnav = [{ "Start" = ["index.md"] }, { "More" = ["*.md", "deploy/*.md"] }]\n'
+CONFIG = """
+[project]
+site_name = "small"
+nav = [{ "Start" = ["index.md"] }, { "More" = ["*.md", "deploy/*.md"] }]
+theme = { font = false }
+"""
 
 
 @pytest.fixture
@@ -46,7 +51,8 @@ def test_a_small_one_builds_and_new_pages_fall_into_their_section(small: Path, t
     (small / "docs" / "deploy" / "containers.md").write_text("# Containers\n")
     assert build(small, tmp_path / "site") == []
     start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
-    assert 'href="deploy/containers/"' in start
+    assert 'href="./deploy/containers/"' in start
+    assert start.index('href="./deploy/"') < start.index('href="./deploy/containers/"')
     assert 'href="more/#a-place"' in start
     assert f'href="{(small / "code.py").as_uri()}?"' in start
 

@@ -41,9 +41,10 @@ Nav = list[Any]
 
 def pages(root: Path = ROOT) -> dict[str, str]:
     """Return the path of every page in the repository, and in the site."""
-    inside = {
-        str(page.relative_to(root)): str(page.relative_to(root / "docs")) for page in (root / "docs").rglob("*.md")
-    }
+    inside = {}
+    for page in (root / "docs").rglob("*.md"):
+        there = page.relative_to(root / "docs").with_name(page.name.replace("README.md", "index.md"))
+        inside[str(page.relative_to(root))] = str(there)
     return inside | {path: there for path, there in BESIDE.items() if (root / path).exists()}
 
 
@@ -82,7 +83,8 @@ def first_page(folder: Path) -> str:
 
 def filled(nav: Nav, there: set[str]) -> Nav:
     """Return the navigation, its patterns filled in, without empty sections; raises ValueError for what is amiss."""
-    free = sorted(there - {entry for entry in leaves(nav) if "*" not in entry})
+    named = {entry for entry in leaves(nav) if "*" not in entry}
+    free = sorted(there - named, key=lambda page: (not page.endswith("index.md"), page))  # the first page first
 
     def fill(entries: Nav) -> Nav:
         done: Nav = []
@@ -95,10 +97,10 @@ def filled(nav: Nav, there: set[str]) -> Nav:
         return done
 
     full = fill(nav)
-    named = Counter(leaves(full))
-    faults = [f"{page}: in no section of nav (zensical.toml)" for page in sorted(there - set(named))]
-    faults += [f"{page}: in nav (zensical.toml), but there is no such page" for page in sorted(set(named) - there)]
-    faults += [f"{page}: twice in nav (zensical.toml)" for page, times in sorted(named.items()) if times > 1]
+    times = Counter(leaves(full))
+    faults = [f"{page}: in no section of nav (zensical.toml)" for page in sorted(there - set(times))]
+    faults += [f"{page}: in nav (zensical.toml), but there is no such page" for page in sorted(set(times) - there)]
+    faults += [f"{page}: twice in nav (zensical.toml)" for page, number in sorted(times.items()) if number > 1]
     if faults:
         raise ValueError("\n".join(faults))
     return full
