@@ -49,6 +49,12 @@ LINTERS: dict[str, Callable[[], tuple[int, str]]] = {
     "dependabot schema": lambda: run(
         "check-jsonschema", "--builtin-schema", "vendor.dependabot", FORGE / "dependabot.yml"
     ),
+    "forms schema": lambda: run(
+        "check-jsonschema",
+        "--builtin-schema",
+        "vendor.github-issue-forms",
+        *(form for form in (FORGE / "ISSUE_TEMPLATE").glob("*.yml") if form.stem != "config"),
+    ),
     "pre-commit": lambda: run("pre-commit", "validate-config"),
 }
 
