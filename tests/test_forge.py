@@ -118,7 +118,7 @@ def test_nothing_is_allowed_that_no_job_asks_for(name: str) -> None:
 
 def paths(workflow: str) -> Iterator[str]:
     """Every path of ours that a workflow names: in a filter, a step, or a script."""
-    ours = r"(\.github|benchmarks|deploy|docs|requirements|src|tests)(/.*)?|pyproject\.toml|zensical\.toml"
+    ours = r"(\.github|benchmarks|deploy|docs|requirements|src|tests)(/.*)?|Dockerfile|pyproject\.toml|zensical\.toml"
     for word in re.findall(r"[\w.*/-]+", re.sub(r"#.*|uses: [^.].*", "", workflow)):
         if re.fullmatch(ours, word):
             yield word
@@ -156,7 +156,12 @@ def test_hooks_run_what_the_locks_have() -> None:
         assert module in MAKEFILE, f"{module}: make check does not ask for it"
 
 
-def test_dependabot_looks_where_something_is() -> None:
-    config = (FORGE / "dependabot.yml").read_text(encoding="utf-8")
-    for directory in re.findall(r"directory: /(\S*)", config):
-        assert (ROOT / directory).is_dir(), directory
+@pytest.mark.parametrize(
+    ("ecosystem", "file"),
+    [("github-actions", ".github/workflows/ci.yml"), ("docker", "Dockerfile"), ("docker-compose", "compose.yaml")],
+)
+def test_dependabot_looks_where_something_is(ecosystem: str, file: str) -> None:
+    assert f"package-ecosystem: {ecosystem}\n    directory: /\n" in (FORGE / "dependabot.yml").read_text(
+        encoding="utf-8"
+    )
+    assert (ROOT / file).exists(), file
