@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian setup-postgres clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ setup-localstack: setup  ## LocalStack in an environment of its own (skipped wit
 
 setup-debian: setup  ## Debian packages that some tests use: pgbouncer, PostgreSQL (skipped with a word without root or apt)
 	@$(BIN)/python -m tests.support.debian_packages || true
+
+setup-postgres:  ## one version of PostgreSQL, as root: POSTGRES=16, from Debian's packages or the project's
+	@$(PYTHON) -m tests.support.postgres_packages "$(POSTGRES)"
 
 clean:  ## remove what setup made
 	@rm -rf $(VENV) .venvs .venv-localstack .mypy_cache .ruff_cache .hypothesis
