@@ -144,14 +144,15 @@ def put_together(root: Path, work: Path) -> None:
     for path, there in places.items():
         page = work / "pages" / there
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(turned((root / path).read_text(encoding="utf-8"), path, places, root))
+        text = (root / path).read_text(encoding="utf-8")
+        page.write_text(turned(text, path, places, root), encoding="utf-8")
     for folder in {(work / "pages" / there).parent for there in places.values()}:
         if folder.name != "about" and not (folder / "index.md").exists():
-            (folder / "index.md").write_text(first_page(folder))
+            (folder / "index.md").write_text(first_page(folder), encoding="utf-8")
     project = tomllib.loads((root / "zensical.toml").read_text(encoding="utf-8"))["project"]
     there_now = {str(page.relative_to(work / "pages")) for page in (work / "pages").rglob("*.md")}
     project |= {"nav": filled(project["nav"], there_now), "docs_dir": "pages", "site_dir": "site"}
-    (work / "zensical.toml").write_text(f"project = {toml(project)}\n")
+    (work / "zensical.toml").write_text(f"project = {toml(project)}\n", encoding="utf-8")
 
 
 def build(root: Path, place: Path) -> list[str]:
