@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline.road",
         "pipeline.breaker",
     ),
+    ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
     ("config_shown", "custody"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
