@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config_shown", "custody"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("worker", "supervisor", "terminal"),
+    ("aws_lambda",),
     ("demo.*",),
     ("cli.*",),
     ("coatcheck", "__main__"),
