@@ -24,6 +24,7 @@ from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
 from coatcheck.sources import sqs_queue
@@ -145,6 +146,12 @@ def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
     return Runner(source=source, writer=write, limits=limits, metrics=metrics)
 
 
+def partitioning(config: Config) -> Partitioning | None:
+    """Return how the target table is partitioned, if it is by us."""
+    target = config.target
+    return Partitioning(target.partition_by, target.partition, target.keep_partitions) if target.partition_by else None
+
+
 def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
     """Create or upgrade schema and target table; with `constrain` an existing table gets its masked columns' checks."""
     return schema.migrate(
@@ -153,6 +160,7 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
         config.plan(),
         constrain=constrain,
         epochs=Epochs(config.vault.epoch).ahead(),
+        by=partitioning(config),
     )
 
 
@@ -170,7 +178,9 @@ async def check(config: Config) -> list[Finding]:
             what = "the database's server need not prove who it is (sslmode)"
             hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
             findings.append(Finding("database", "advice", what, hint))
-        findings += schema.inspect(custody.dsn(config), config.target.table, config.plan()).findings
+        findings += schema.inspect(
+            custody.dsn(config), config.target.table, config.plan(), partitioning(config)
+        ).findings
     return findings
 
 
