@@ -24,7 +24,7 @@ from coatcheck.vault.epochs import Epochs, ended_before
 class Maintained:
     """What was done: days of the ledger forgotten, epochs made and erased, and the target's partitions.
 
-    `rows_deleted` were in no partition of their own; `left` is what is due and could not be done by this login, or not now.
+    `rows_deleted` were in no partition of their own; `left` is what is due and could not be done now, or by this login.
     """
 
     ledger_days: int
