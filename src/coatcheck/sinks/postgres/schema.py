@@ -18,7 +18,7 @@ from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sql import migrations, newest, query
+from coatcheck.sql import migrations, newest, query, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.sqlstate import stop_error
 
@@ -124,6 +124,8 @@ def _apply(connection: psycopg.Connection[Any]) -> list[str]:
         if version > at:
             connection.execute(text)
             connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
+            if (oldest := serves(text)) is not None:
+                connection.execute("UPDATE coatcheck.migration SET serves = %s WHERE version = %s", [oldest, version])
             applied.append(name)
     return applied
 
@@ -219,8 +221,17 @@ def _readable_version(connection: psycopg.Connection[Any], findings: list[Findin
         what = f"the schema is at {version:04}, this version needs {newest():04}"
         findings.append(_wrong(what, "run `coatcheck migrate` (safe while workers run)"))
     elif version > newest():
-        findings.append(_wrong(_too_new(version).message, _too_new(version).hint))
+        findings.append(_newer(connection, version))
     return version
+
+
+def _newer(connection: psycopg.Connection[Any], version: int) -> Finding:
+    """Say of a schema that a newer coatcheck has made whether this one may go on with it, as during an upgrade."""
+    needed = connection.execute(query("oldest_served"), {"known": newest()}).fetchone()
+    if needed and needed[0] <= newest():
+        what = f"the schema is at {version:04} already; this version knows {newest():04} and may go on"
+        return Finding("database", "advice", what, "upgrade the workers that are left")
+    return _wrong(_too_new(version).message, _too_new(version).hint)
 
 
 def _advice(
