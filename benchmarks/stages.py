@@ -73,6 +73,10 @@ class NullSource:
         """Return that nothing is left."""
         return Depth(0, 0, 0)
 
+    async def dead_letters(self) -> int | None:
+        """Return that there is no such queue."""
+        return None
+
     async def quiesce(self) -> None:
         """Nothing is under way."""
 

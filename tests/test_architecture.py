@@ -52,7 +52,7 @@ HOMES = {
     "pyreqwest": ("sources.sqs_client", "sources.sqs_proxied", "sources.sqs_wire"),
     "httptools": ("sources.sqs_direct",),
     "botocore": ("sources.aws", "keys.aws_kms", "keys.secrets"),
-    "cryptography": ("keys",),
+    "cryptography": ("keys", "sql.certificate"),
     "click": ("cli", "terminal"),
     "rich": ("terminal",),
     "pydantic": ("config", "config_columns", "cli.reference"),

@@ -23,7 +23,7 @@ from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
-from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres import figures, schema
 from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
@@ -255,6 +255,12 @@ async def status(config: Config) -> Status:
         quarantined=reasons,
         keys=custody.loader_keys(config).describe(),
     )
+
+
+def database_figures(config: Config) -> list[figures.Gauge]:
+    """Return what metrics tell about the database beside the road."""
+    epochs = Epochs(config.vault.epoch).ahead()
+    return figures.samples(custody.dsn(config), config.target.table, partitioning(config), epochs)
 
 
 async def send(config: Config, lines: Iterable[str], *, as_new: bool, create_queue: bool) -> AsyncIterator[int]:

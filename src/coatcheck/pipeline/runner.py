@@ -67,6 +67,10 @@ class Runner:
         """Ask how many messages the queue holds. Raises CoatcheckError."""
         return await self._source.depth()
 
+    async def dead_letters(self) -> int | None:
+        """Ask how many messages nobody could take; None: there is no such queue, or it may not be asked."""
+        return await self._source.dead_letters()
+
     async def run(self, *, drain: bool = False) -> Counts:
         """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
         started = time.monotonic()
