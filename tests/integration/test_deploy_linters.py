@@ -82,7 +82,7 @@ def test_what_kustomize_makes_of_the_overlay_is_kubernetes(tmp_path: Path) -> No
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl here")
-    command = [kubectl, "kustomize", KUBERNETES / "overlays" / "production"]
+    command: list[str | Path] = [kubectl, "kustomize", KUBERNETES / "overlays" / "production"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     (tmp_path / "built.yaml").write_text(built)
     made = documents(tmp_path / "built.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +86,19 @@ def resolved(node: Any, values: Mapping[str, Any]) -> Any:
         return [each for each in given if each is not None]
     if not isinstance(node, dict):
         return node
-    if len(node) == 1:
-        ((function, argument),) = node.items()
-        if function == "Ref":
-            return None if argument == "AWS::NoValue" else values[argument]
-        if function == "Fn::GetAtt":
-            return values[".".join(argument)]
-        if function == "Fn::Sub":
-            return re.sub(r"\$\{([\w:.]+)\}", lambda found: str(values[found[1]]), argument)
-        if function == "Fn::If":
-            condition, yes, no = argument
-            return resolved(yes if values[condition] else no, values)
-        if function == "Fn::ImportValue":
-            return values[resolved(argument, values)]
+    (function, argument), *more = node.items()
+    if not more and function in _FUNCTIONS:
+        return _FUNCTIONS[function](argument, values)
     return {name: resolved(each, values) for name, each in node.items()}
+
+
+_FUNCTIONS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "Ref": lambda name, values: None if name == "AWS::NoValue" else values[name],
+    "Fn::GetAtt": lambda names, values: values[".".join(names)],
+    "Fn::Sub": lambda text, values: re.sub(r"\$\{([\w:.]+)\}", lambda found: str(values[found[1]]), text),
+    "Fn::If": lambda three, values: resolved(three[1] if values[three[0]] else three[2], values),
+    "Fn::ImportValue": lambda name, values: values[resolved(name, values)],
+}
 
 
 def statements(policy: Node) -> list[Node]:
@@ -116,4 +115,4 @@ def statements(policy: Node) -> list[Node]:
         }
         normal.append(statement | {"Action": listed(statement["Action"]), "Resource": listed(statement["Resource"])})
         normal[-1]["Condition"] = tests
-    return sorted(normal, key=json.dumps)
+    return sorted(normal, key=lambda statement: json.dumps(statement, sort_keys=True))
