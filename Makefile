@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit deploy
+TOOLS  := audit deploy lambda
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian setup-deploy clean
+.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-deploy clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ audit: setup  ## known vulnerabilities in what is locked (skipped with a word wh
 
 sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatcheck.cdx.json
 	@$(BIN)/python -m tests.support.dependency_audit --sbom dist/coatcheck.cdx.json
+
+lambda: setup  ## the zip file of the AWS Lambda function: dist/coatcheck-lambda.zip (ARGS="--python 3.13 --arch arm64")
+	@$(BIN)/python deploy/lambda/build.py $(ARGS)
 
 bench: setup  ## small runs of the experiments; the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
 	@$(BIN)/python -m pytest -q -n auto --dist loadgroup $(EXPERIMENTS)
