@@ -128,6 +128,17 @@ def test_tasks_are_started_with_the_secrets_that_they_have() -> None:
     assert "TaskRoleArn" not in properties("OwnerTask", SERVICE)
 
 
+def test_a_new_version_migrates_before_it_works() -> None:
+    """Workers have an image of their own, and without it there are none: the first ones find the tables made."""
+    assert container("OwnerTask")["Image"] == {"Ref": "Image"}
+    assert container("WorkerTask")["Image"] == {"Ref": "WorkerImage"}
+    assert SERVICE["Parameters"]["WorkerImage"]["Default"] == ""
+    of_workers = {name for name, each in SERVICE["Resources"].items() if each.get("Condition") == "RunsWorkers"}
+    assert of_workers == {"WorkerTask", "Workers", "ScalableTasks", "BacklogTracking"}
+    rest = json.dumps([each for name, each in SERVICE["Resources"].items() if name not in of_workers])
+    assert not any(f'"{name}"' in rest for name in of_workers)
+
+
 # -- names
 
 

@@ -103,6 +103,7 @@ def test_coatcheck_runs_on_what_was_deployed(
 ) -> None:
     owner = stack.variables("OwnerTask", OwnerSecretArn=bare_database.dsn)
     command("migrate", code=0, **owner)
+    command("maintain", code=0, **owner)
     rotator = stack.variables("WorkerTask", DatabaseSecretArn=bare_database.dsn, KeyringSecretArn="")
     del rotator["COATCHECK_KEYS__TOKEN_ROOT"]
     command("keys", "init", code=0, **rotator)
