@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit lambda
+TOOLS  := audit deploy lambda
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-deploy clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack setup-debian  ## the whole test-suite, and units and contracts again on the newest Python
+test: setup setup-localstack setup-debian setup-deploy  ## the whole test-suite, and units and contracts again on the newest Python
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
@@ -91,6 +91,9 @@ setup-localstack: setup  ## LocalStack in an environment of its own (skipped wit
 
 setup-debian: setup  ## Debian packages that some tests use: pgbouncer, PostgreSQL (skipped with a word without root or apt)
 	@$(BIN)/python -m tests.support.debian_packages || true
+
+setup-deploy: setup  ## the linters of deploy/ in an environment of their own
+	@$(BIN)/python -c 'from tests.support.tool_environment import environment; environment("deploy")'
 
 clean:  ## remove what setup made
 	@rm -rf $(VENV) .venvs .venv-localstack .mypy_cache .ruff_cache .hypothesis

@@ -198,7 +198,7 @@ def sqs() -> Iterator[SqsServer]:
 @pytest.fixture(scope="session")
 def localstack() -> Iterator[LocalStackServer]:
     """The one LocalStack of all tests, which are in the group `localstack`: it takes seconds to start."""
-    with LocalStackServer(services="sqs,kms") as server:
+    with LocalStackServer(services="sqs,kms,cloudformation,cloudwatch,iam,sts") as server:
         yield server
 
 
