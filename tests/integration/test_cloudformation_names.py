@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import pytest
 from tests.support.fake_kms import ROLES, allowed, policy
-from tests.support.manifests import Node, resolved, statements, template
+from tests.support.manifests import ROOT, Node, resolved, statements, template
 
 from coatcheck.cli.reference import commands
 from coatcheck.config import Config, load
 
-FOUNDATION, SERVICE = template("foundation.yaml"), template("service.yaml")
+FOUNDATION, SERVICE, LAMBDA = (template(f"{name}.yaml") for name in ("foundation", "service", "lambda"))
 ACCOUNT = "111122223333"
 QUEUE, DEAD = (f"arn:aws:sqs:eu-west-1:{ACCOUNT}:{name}" for name in ("logins", "logins-dead"))
 TOKEN, VAULT = (f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/{name}" for name in ("token", "vault"))
@@ -144,7 +145,7 @@ def test_a_new_version_migrates_before_it_works() -> None:
 
 def test_what_is_imported_is_exported() -> None:
     exported = {resolved(each["Export"]["Name"], VALUES) for each in FOUNDATION["Outputs"].values() if "Export" in each}
-    imported = set(re.findall(r'ImportValue": "\$\{Foundation\}(-\w+)"', _functions(SERVICE)))
+    imported = set(re.findall(r'ImportValue": "\$\{Foundation\}(-\w+)"', _functions(SERVICE) + _functions(LAMBDA)))
     assert {f"coatcheck{name}" for name in imported} == exported
 
 
@@ -179,6 +180,33 @@ class _Imports(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return name.removeprefix("Foundation")
+
+
+def test_the_function_is_configured_by_the_outputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = properties("Function", LAMBDA)["Environment"]["Variables"]
+    assert given.keys() <= OPTIONS
+    names = _Imports({"DatabaseSecretArn": "database", "KeyringSecretArn": "keyring", "Table": "events"})
+    settings = {name: str(resolved(value, names)) for name, value in given.items()}
+    assert (settings["COATCHECK_KEYS__TOKEN_KEY"], settings["COATCHECK_KEYS__VAULT_KEY"]) == (
+        "-TokenKeyArn", "-VaultKeyArn",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert (load().keys.provider, load().target.table) == ("aws-kms", "events")
+
+
+def test_the_function_reports_what_was_not_loaded() -> None:
+    """And the times fit: AWS wants a visibility timeout of six times the function's."""
+    mapping, function = properties("Mapping", LAMBDA), properties("Function", LAMBDA)
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    module, _, name = function["Handler"].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
+    timeout, window = LAMBDA["Parameters"]["TimeoutSeconds"]["Default"], mapping["MaximumBatchingWindowInSeconds"]
+    assert properties("Queue")["VisibilityTimeout"] >= 6 * timeout >= timeout + window
+    assert mapping["BatchSize"] <= Config.model_fields["batch"].get_default(call_default_factory=True).messages
+    known = {f"python{minor}" for minor in re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())}
+    assert set(LAMBDA["Parameters"]["Runtime"]["AllowedValues"]) == known
 
 
 def test_port_and_times_are_those_of_the_configuration() -> None:
@@ -229,7 +257,7 @@ def test_alarms_watch_dead_letters_and_age() -> None:
 
 
 def test_every_parameter_is_described() -> None:
-    for each in (FOUNDATION, SERVICE):
+    for each in (FOUNDATION, SERVICE, LAMBDA):
         assert all(len(parameter["Description"]) > 10 for parameter in each["Parameters"].values())
 
 
