@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit forge site
+TOOLS  := audit deploy forge lambda site
 COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian setup-postgres clean
+.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-postgres setup-deploy clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack setup-debian  ## the whole test-suite, and units and contracts again on the newest Python
+test: setup setup-localstack setup-debian setup-deploy  ## the whole test-suite, and units and contracts again on the newest Python
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
@@ -65,6 +65,9 @@ audit: setup  ## known vulnerabilities in what is locked (skipped with a word wh
 
 sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatcheck.cdx.json
 	@$(BIN)/python -m tests.support.dependency_audit --sbom dist/coatcheck.cdx.json
+
+lambda: setup  ## the zip file of the AWS Lambda function: dist/coatcheck-lambda.zip (ARGS="--python 3.13 --arch arm64")
+	@$(BIN)/python deploy/lambda/build.py $(ARGS)
 
 bench: setup  ## small runs of the experiments; the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
 	@$(BIN)/python -m pytest -q -n auto --dist loadgroup $(EXPERIMENTS)
@@ -105,6 +108,9 @@ setup-debian: setup  ## Debian packages that some tests use: pgbouncer, PostgreS
 
 setup-postgres:  ## one version of PostgreSQL, as root: POSTGRES=16, from Debian's packages or the project's
 	@$(PYTHON) -m tests.support.postgres_packages "$(POSTGRES)"
+
+setup-deploy: setup  ## the linters of deploy/ in an environment of their own
+	@$(BIN)/python -c 'from tests.support.tool_environment import environment; environment("deploy")'
 
 clean:  ## remove what setup made
 	@rm -rf $(VENV) .venvs .venv-localstack .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ from coatcheck.loop import run_async
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Depth, Message, Outcome, Rejected, Row, size_of_all
 from coatcheck.pipeline.runner import Limits, Runner
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.postgres import arrays, sink
 from coatcheck.sources.aws import Keys, Signer
 from coatcheck.sources.sqs_leases import Leases
@@ -71,6 +72,10 @@ class NullSource:
     async def depth(self) -> Depth:
         """Return that nothing is left."""
         return Depth(0, 0, 0)
+
+    async def dead_letters(self) -> int | None:
+        """Return that there is no such queue."""
+        return None
 
     async def quiesce(self) -> None:
         """Nothing is under way."""
@@ -173,11 +178,13 @@ def _runner(config: Config, keys: LoaderKeys, sealer: Sealer, messages: Sequence
         limits = Limits(messages=COUNT // 2, seconds=60.0)  # five hand-overs fill a batch: none waits for the clock
         runner = Runner(
             source=NullSource(messages),
-            sink=NullSink(),
-            road=app.road(config, keys, sealer),
-            sealer=sealer,
-            vault=app.vault_store(config, keys, sealer, None),
-            breaker=Breaker(ratio=0.8, window=500, run=200),
+            writer=Writer(
+                sink=NullSink(),
+                road=app.road(config, keys, sealer),
+                sealer=sealer,
+                vault=app.vault_store(config, keys, sealer, None),
+                breaker=Breaker(ratio=0.8, window=500, run=200),
+            ),
             limits=limits,
         )
         if run_async(runner.run(drain=True)).acked != COUNT:

@@ -22,7 +22,9 @@ from coatcheck.pipeline.columns import Mask, Parse
 from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
-from coatcheck.sinks.postgres import schema
+from coatcheck.pipeline.writer import Writer
+from coatcheck.sinks.postgres import figures, schema
+from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
 from coatcheck.sources import sqs_queue
@@ -84,10 +86,12 @@ def _client(config: Config) -> SqsClient:
     return SqsClient(target, ca_bundle=source.ca_bundle)
 
 
-def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
-    """Verify keys and database, and wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
+def writer(config: Config, *, give_up_s: float, metrics: Metrics) -> Writer:
+    """Verify keys and database, and wire the road to the sink, which waits out outages for `give_up_s` (0: for ever).
+
+    Raises CoatcheckError.
+    """
     keys = custody.loader_keys(config)
-    give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
     sealer = Sealer(keys, give_up_s=give_up_s)
     metrics.watch("coatcheck_up", lambda: not sealer.in_trouble, "keys")
     metrics.watch("coatcheck_data_keys_total", lambda: sealer.drawn)
@@ -97,16 +101,6 @@ def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
     old_forms = _register(config, keys)
     for finding in _weak_columns(config):
         _log.warning(finding.what)
-    source = SqsSource(
-        client=_client(config),
-        queue=config.source.queue,
-        wait_s=min(config.source.wait_seconds, 1) if drain else config.source.wait_seconds,
-        receivers=config.source.receivers,
-        max_in_flight=config.source.max_in_flight,
-        max_in_flight_bytes=config.source.max_in_flight_bytes,
-        give_up_s=give_up_s,
-        metrics=metrics,
-    )
     sink = PostgresSink(
         dsn=dsn,
         table=config.target.table,
@@ -118,6 +112,30 @@ def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
         epochs=Epochs(config.vault.epoch).ahead,
         metrics=metrics,
     )
+    return Writer(
+        sink=sink,
+        road=road(config, keys, sealer),
+        sealer=sealer,
+        vault=vault_store(config, keys, sealer, old_forms),
+        breaker=Breaker(ratio=config.breaker.ratio, window=config.breaker.window, run=config.breaker.run),
+        metrics=metrics,
+    )
+
+
+def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
+    """Wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
+    give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
+    write = writer(config, give_up_s=give_up_s, metrics=metrics)
+    source = SqsSource(
+        client=_client(config),
+        queue=config.source.queue,
+        wait_s=min(config.source.wait_seconds, 1) if drain else config.source.wait_seconds,
+        receivers=config.source.receivers,
+        max_in_flight=config.source.max_in_flight,
+        max_in_flight_bytes=config.source.max_in_flight_bytes,
+        give_up_s=give_up_s,
+        metrics=metrics,
+    )
     limits = Limits(
         messages=config.batch.messages,
         bytes=config.batch.bytes,
@@ -125,17 +143,13 @@ def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
         writers=config.target.connections,
         drain_s=config.run.drain_seconds,
     )
-    breaker = Breaker(ratio=config.breaker.ratio, window=config.breaker.window, run=config.breaker.run)
-    return Runner(
-        source=source,
-        sink=sink,
-        road=road(config, keys, sealer),
-        sealer=sealer,
-        vault=vault_store(config, keys, sealer, old_forms),
-        breaker=breaker,
-        limits=limits,
-        metrics=metrics,
-    )
+    return Runner(source=source, writer=write, limits=limits, metrics=metrics)
+
+
+def partitioning(config: Config) -> Partitioning | None:
+    """Return how the target table is partitioned, if it is by us."""
+    target = config.target
+    return Partitioning(target.partition_by, target.partition, target.keep_partitions) if target.partition_by else None
 
 
 def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
@@ -146,6 +160,7 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
         config.plan(),
         constrain=constrain,
         epochs=Epochs(config.vault.epoch).ahead(),
+        by=partitioning(config),
     )
 
 
@@ -163,7 +178,9 @@ async def check(config: Config) -> list[Finding]:
             what = "the database's server need not prove who it is (sslmode)"
             hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
             findings.append(Finding("database", "advice", what, hint))
-        findings += schema.inspect(custody.dsn(config), config.target.table, config.plan()).findings
+        findings += schema.inspect(
+            custody.dsn(config), config.target.table, config.plan(), partitioning(config)
+        ).findings
     return findings
 
 
@@ -238,6 +255,12 @@ async def status(config: Config) -> Status:
         quarantined=reasons,
         keys=custody.loader_keys(config).describe(),
     )
+
+
+def database_figures(config: Config) -> list[figures.Gauge]:
+    """Return what metrics tell about the database beside the road."""
+    epochs = Epochs(config.vault.epoch).ahead()
+    return figures.samples(custody.dsn(config), config.target.table, partitioning(config), epochs)
 
 
 async def send(config: Config, lines: Iterable[str], *, as_new: bool, create_queue: bool) -> AsyncIterator[int]:

@@ -19,7 +19,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from coatcheck.config_columns import ColumnConfig, Section, login_columns
 from coatcheck.errors import ConfigError
-from coatcheck.pipeline.columns import Column, Mask, Parse
+from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
 DEFAULT_FILE = "coatcheck.toml"
 PREFIX = "COATCHECK_"
@@ -54,6 +54,15 @@ class TargetConfig(Section):
         "user_logins",
         pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?$",
         description="target table, optionally schema.table; exists, or is created by `migrate`",
+    )
+    partition_by: str = Field(
+        "",
+        description="date or timestamptz column by which `migrate` partitions a new table and `maintain` keeps the "
+        "partitions of one; empty: no partitions of ours",
+    )
+    partition: Literal["day", "month", "year"] = Field("month", description="what one partition holds (UTC)")
+    keep_partitions: int = Field(
+        0, ge=0, le=10_000, description="finished partitions that `maintain` keeps; 0: it drops none"
     )
     connections: int = Field(2, ge=1, le=32, description="transactions under way at once, one connection each")
     prepare: bool = Field(
@@ -118,6 +127,12 @@ class VaultConfig(Section):
 
     epoch: Literal["year", "quarter", "month"] = Field(
         "quarter", description="period after which values still in use are kept anew, so that an old one can go whole"
+    )
+    keep_epochs: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="finished epochs whose originals `maintain` keeps, each as long as `epoch`; 0: all",
     )
     remember: int = Field(
         65_536, ge=2, le=10_000_000, description="tokens a worker remembers as kept, about 200 bytes each"
@@ -251,6 +266,17 @@ class Config(BaseSettings):
                     f"columns: {name}: the domain {column.domain} has another canonical form in another column "
                     "(parse, casefold, strip_chars, subnet): they would never join; give one a domain of its own"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _partitioned_by_time(self) -> Self:
+        name = self.target.partition_by
+        column = self.columns[name].column(name) if name in self.columns else None
+        times = {Kind.DATE, Kind.TIMESTAMPTZ}
+        if name and (
+            column is None or not column.stored or column.type.kind not in times or column.mask is not Mask.KEEP
+        ):
+            raise ValueError("target.partition_by: no column in clear of type date or timestamptz has this name")
         return self
 
     @model_validator(mode="after")

@@ -13,11 +13,16 @@ import uvloop
 _T = TypeVar("_T")
 
 
+def new_loop() -> asyncio.Runner:
+    """Return a runner of a loop that outlives what it is given to run."""
+    # not uvloop.run: it wraps the work in a coroutine of its own, which an interrupt before the start leaves behind
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end on uvloop."""
     try:
-        # not uvloop.run: it wraps the work in a coroutine of its own, which an interrupt before the start leaves behind
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with new_loop() as runner:
             return runner.run(work)
     finally:
         work.close()  # one that was interrupted before it began

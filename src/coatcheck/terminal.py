@@ -46,6 +46,11 @@ def warn(text: str) -> None:
     _say("warning", "yellow", text)
 
 
+def hint(text: str) -> None:
+    """Print what to do about the warning before it."""
+    _say("hint", "cyan", text)
+
+
 def fail(error: CoatcheckError) -> int:
     """Print an error with its hint; return its exit code."""
     _say("error", "red", error.message)

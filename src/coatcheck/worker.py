@@ -71,6 +71,7 @@ async def _run(
     beside = [asyncio.create_task(_tick(runner.counts, metrics, tick, tick_s))]
     if config.metrics.listen and not place:  # one of several workers is enough
         beside.append(asyncio.create_task(_look_at_queue(runner, metrics)))
+        beside.append(asyncio.create_task(_look_around(config, runner, metrics)))
     try:
         return await runner.run(drain=drain)
     finally:
@@ -99,6 +100,19 @@ async def _look_at_queue(runner: Runner, metrics: Metrics) -> None:
                 metrics.set("coatcheck_queue_messages", depth.delayed, "delayed")
                 metrics.set("coatcheck_queue_counts_timestamp_seconds", time.time())
         await asyncio.sleep(_LOOK_S)
+
+
+async def _look_around(config: Config, runner: Runner, metrics: Metrics) -> None:
+    """Tell what the road itself does not see: dead letters, quarantine, desk, partitions, certificate."""
+    await asyncio.sleep(_FIRST_LOOK_S)
+    while True:
+        for name, label, value in await in_thread(lambda: app.database_figures(config)):
+            metrics.set(name, value, label)
+        with suppress(CoatcheckError):
+            dead = await runner.dead_letters()
+            if dead is not None:
+                metrics.set("coatcheck_dead_letters", dead)
+        await asyncio.sleep(_LOOK_IDLE_S)
 
 
 def resident_bytes() -> float:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -161,6 +162,29 @@ def test_a_newer_schema_is_refused(database: Database) -> None:
     assert whats(database) == [caught.value.message]
     with pytest.raises(ConfigError, match="9999"):
         verify(database.dsn, TABLE, EVENTS)
+
+
+@pytest.mark.parametrize(("served", "fits"), [(0, True), (None, False), (1, False)])
+def test_a_newer_schema_says_whom_it_serves(database: Database, served: int | None, *, fits: bool) -> None:
+    """`served` is how much further than this program one must know the schema (None: the migration says nothing)."""
+    oldest = None if served is None else newest() + served
+    for version in (9998, 9999):
+        database.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, 'later')", version)
+    database.execute("UPDATE coatcheck.migration SET serves = %s WHERE version = 9998", oldest)
+    database.execute("UPDATE coatcheck.migration SET serves = %s WHERE version = 9999", newest())
+    (found,) = [one for one in inspect(database.dsn, TABLE, EVENTS).findings if "9999" in one.what]
+    assert found.level == ("advice" if fits else "error")
+    with nullcontext() if fits else pytest.raises(ConfigError, match="9999"):
+        verify(database.dsn, TABLE, EVENTS)
+    with pytest.raises(ConfigError, match="9999"):
+        migrate(database.dsn, TABLE, EVENTS)
+
+
+def test_a_migration_tells_whom_it_serves(empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = (9001, "9001_one.sql", "-- serves: 0005\nCREATE TABLE coatcheck.one (a int)")
+    monkeypatch.setattr(schema, "migrations", lambda: [*migrations(), later])
+    migrate(empty_database.dsn, TABLE, EVENTS)
+    assert empty_database.value("SELECT serves FROM coatcheck.migration WHERE version = 9001") == 5
 
 
 def test_an_older_schema_is_told(database: Database) -> None:

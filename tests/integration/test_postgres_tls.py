@@ -6,6 +6,7 @@ import os
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,15 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 import trustme
+from cryptography import x509
 from tests.support.fix_postgres import batch, postgres_sink, rows, write
 from tests.support.fix_versions import debians
 
 from coatcheck.demo.servers import PostgresServer
 from coatcheck.errors import UnreachableError
+from coatcheck.sinks.postgres import figures
 from coatcheck.sql import connection
+from coatcheck.sql.certificate import ends_at
 from coatcheck.sql.sqlstate import Verdict, sqlstate_of, verdict
 
 pytestmark = pytest.mark.xdist_group("tls")
@@ -103,6 +107,20 @@ def test_an_authority_where_libpq_looks_for_it(roots: Path, monkeypatch: pytest.
 def test_a_certificate_for_another_name(server: PostgresServer, roots: Path) -> None:
     with pytest.raises(UnreachableError, match="does not prove by TLS who it is"):
         connection.connect(away(server, "other.test", sslrootcert=str(roots)))
+
+
+def test_the_end_of_a_certificate_is_told(server: PostgresServer, roots: Path) -> None:
+    with psycopg.connect(server.dsn) as plain:
+        (chain,) = plain.execute("SELECT pg_read_file(current_setting('ssl_cert_file'))").fetchone() or ("",)
+    end = x509.load_pem_x509_certificate(chain.encode()).not_valid_after_utc.timestamp()
+    assert end > time.time()
+    assert ends_at("127.0.0.1", server.port) == end
+    gauges = figures.samples(away(server, sslrootcert=str(roots)), "none", None, ())
+    assert ("coatcheck_certificate_expiry_timestamp_seconds", "database", end) in gauges
+
+
+def test_a_server_without_tls_has_none(postgres_server: PostgresServer) -> None:
+    assert ends_at("127.0.0.1", postgres_server.port) is None
 
 
 def test_a_server_without_tls(postgres_server: PostgresServer) -> None:

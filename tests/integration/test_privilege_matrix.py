@@ -66,6 +66,7 @@ COLUMNS = {
 
 FUNCTIONS = {
     "prune(integer)": {"loader", "operator"},
+    "figures()": {"loader", "operator"},
     "make_epochs(integer[])": {"loader", "operator"},
     "using_key(text)": {"loader", "operator", "rotator"},
     "framed(text[])": {"auditor"},

@@ -879,7 +879,7 @@ def test_many_data_keys_are_rewrapped_in_pages(
     with Loader(config) as loader:
         for number in range(30):
             loader.load(event(number))
-            loader._runner._sealer.retire()  # type: ignore[attr-defined]
+            loader.sealer.retire()
     custody.rotate_seal(config)
 
     def kill(done: int) -> None:

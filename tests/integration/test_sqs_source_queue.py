@@ -21,6 +21,7 @@ from tests.support.fix_sqs import (
     numbered,
     reading,
     run,
+    scripted,
     take,
     until,
     words_of,
@@ -688,5 +689,46 @@ def test_json_bodies_survive_a_redrive(queues: Queues) -> None:
             await until(lambda: len(source.leases) == 3, "all three", limit=LIMIT)
             found += await take(source, 3)
             assert sorted(bodies(found)) == sorted(texts)
+
+    run(work())
+
+
+def test_a_source_tells_its_dead_letters(queues: Queues) -> None:
+    async def work() -> None:
+        dead = queues.create()
+        dead.send(["one", "two"])
+        for queue, expected in ((queues.create(dead=dead), 2), (queues.create(), None)):
+            async with reading(queue) as source:
+                assert [await source.dead_letters() for _ in range(2)] == [expected] * 2
+
+    run(work())
+
+
+def test_a_dead_letter_queue_that_may_not_be_looked_at_is_asked_once() -> None:
+    async def work() -> None:
+        async with scripted() as (server, source):
+            await source.start()
+            server.attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:x:1:dead"})
+            server.always("GetQueueUrl", refusal("AccessDenied", 403))
+            assert [await source.dead_letters() for _ in range(3)] == [None] * 3
+            assert len(server.of("GetQueueUrl")) == 1
+
+    run(work())
+
+
+def test_a_dead_letter_queue_is_asked_again_after_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise SqsError("GetQueueAttributes", "unavailable", "Timeout")
+
+    async def work() -> None:
+        async with scripted() as (server, source):
+            await source.start()
+            policy = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:x:1:logins"})
+            server.attributes |= {"RedrivePolicy": policy, "ApproximateNumberOfMessages": "7"}
+            with monkeypatch.context() as patch:
+                patch.setattr(SqsClient, "get_queue_attributes", away)
+                with pytest.raises(SqsError):
+                    await source.dead_letters()
+            assert await source.dead_letters() == 7
 
     run(work())

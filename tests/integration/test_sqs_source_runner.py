@@ -16,6 +16,7 @@ from tests.support.scripted_sqs import Answer, cut
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Message, Outcome
 from coatcheck.pipeline.runner import Limits, Runner
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
@@ -83,11 +84,13 @@ def a_runner(source: SqsSource, sink: MemorySink, **limits: Any) -> Runner:
     columns = (a_column("text", name="group", path="group"), a_column("integer", name="number", path="number"))
     return Runner(
         source=source,
-        sink=sink,
-        road=a_road(columns, sealer=sealer),
-        sealer=sealer,
-        vault=a_vault(sealer, columns),
-        breaker=Breaker(ratio=0.9, window=1000, run=1000),
+        writer=Writer(
+            sink=sink,
+            road=a_road(columns, sealer=sealer),
+            sealer=sealer,
+            vault=a_vault(sealer, columns),
+            breaker=Breaker(ratio=0.9, window=1000, run=1000),
+        ),
         limits=Limits(**limits),
     )
 

@@ -129,7 +129,7 @@ def test_entries_under_several_data_keys_open(bare_database: LoginDatabase, conf
         for number in range(6):
             loader.load(event(number))
             if number % 2:
-                loader._runner._sealer.retire()  # type: ignore[attr-defined]
+                loader.sealer.retire()
     assert bare_database.count("coatcheck.data_key") == 3
     assert len(values(bare_database, keyring)) == 12
 

@@ -84,6 +84,12 @@ class Queue:
         ).get("Messages", [])
         return messages
 
+    def give_back(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Make messages that were received visible again."""
+        for message in messages:
+            receipt = message["ReceiptHandle"]
+            self.call("ChangeMessageVisibility", QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=0)
+
     def depth(self) -> tuple[int, int, int]:
         """Return how many messages wait, are in flight, and are delayed."""
         attributes = self.call("GetQueueAttributes", QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
@@ -192,14 +198,14 @@ def sqs() -> Iterator[SqsServer]:
 @pytest.fixture(scope="session")
 def localstack() -> Iterator[LocalStackServer]:
     """The one LocalStack of all tests, which are in the group `localstack`: it takes seconds to start."""
-    with LocalStackServer(services="sqs,kms") as server:
+    with LocalStackServer(services="sqs,kms,cloudformation,cloudwatch,iam,sts") as server:
         yield server
 
 
 @contextmanager
-def new_queue(sqs: SqsServer, **attributes: object) -> Iterator[Queue]:
+def new_queue(sqs: SqsServer, suffix: str = "", **attributes: object) -> Iterator[Queue]:
     """Make a queue of one's own."""
-    queue = Queue(sqs.url, f"queue-{next(_numbers)}")
+    queue = Queue(sqs.url, f"queue-{next(_numbers)}{suffix}")
     queue.create(**attributes)
     try:
         yield queue

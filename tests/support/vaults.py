@@ -17,10 +17,9 @@ from coatcheck.config import Config
 from coatcheck.keys import Opener, Sealer
 from coatcheck.keys.local import LocalOpenerKeys
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Counts, DataKey, Message, Sealed
-from coatcheck.pipeline.runner import Limits, Runner
+from coatcheck.pipeline.message import Batch, Counts, DataKey, Message, Sealed
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.postgres.sink import PostgresSink
-from coatcheck.sources.memory import MemorySource
 from coatcheck.vault.epochs import Epochs
 from coatcheck.vault.store import vault_context
 
@@ -87,14 +86,13 @@ class Loader:
             kid=keys.kid,
             epochs=Epochs(config.vault.epoch).ahead,
         )
-        self._runner = Runner(
-            source=MemorySource(),
+        self.sealer = sealer
+        self._writer = Writer(
             sink=self.sink,
             road=app.road(config, keys, sealer),
             sealer=sealer,
             vault=self.vault,
             breaker=Breaker(ratio=1.0, window=1_000_000, run=1_000_000),
-            limits=Limits(),
         )
         self._loop = asyncio.Runner()
 
@@ -115,13 +113,12 @@ class Loader:
 
     def take(self, batch: Sequence[Message]) -> Counts:
         self._loop.run(asyncio.wait_for(self._carry(list(batch)), LIMIT))
-        return self._runner.counts
+        return self._writer.counts
 
-    async def _carry(self, batch: list[Message]) -> None:
-        await self._runner._take(batch)
-        taken = self._runner._batch
-        self._runner._reset()
-        await self._runner._write(taken)
+    async def _carry(self, messages: list[Message]) -> None:
+        batch = Batch()
+        await self._writer.take(batch, messages)
+        await self._writer.write(batch)
 
 
 def messages(bodies: Iterable[str]) -> list[Message]:

@@ -13,9 +13,11 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins
+from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins, new_queue
 from tests.support.process import Command, wait_until
 from tests.support.tcp_proxy import TcpProxy
+
+from coatcheck.demo.servers import SqsServer
 
 
 @pytest.fixture
@@ -72,6 +74,22 @@ def test_a_run_is_watched(
     running.signal(15)
     assert running.wait().code == 0
     assert ask("/metrics") == (0, "")
+
+
+def test_what_is_beside_the_road_is_told(command: Command, queue: Queue, sqs: SqsServer, ask: Ask) -> None:
+    queue.send([BAD % number for number in range(7)])
+    command.drain()
+    with new_queue(sqs) as dead:
+        dead.send(logins(3))
+        queue.set(RedrivePolicy=json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 5}))
+        running = command.start("run", "--workers", "2")
+        wait_until(lambda: figures(ask).get("coatcheck_dead_letters") == 3, "dead letters are told")
+    seen = figures(ask)
+    assert seen['coatcheck_quarantine_messages{reason="missing_field"}'] == 7
+    assert seen['coatcheck_partitions_missing{table="vault"}'] == 0
+    assert seen['coatcheck_reveals{event="requested"}'] == 0
+    running.signal(15)
+    assert running.wait().code == 0
 
 
 def test_what_is_away_is_told(command: Command, queue: Queue, login_database: LoginDatabase, ask: Ask) -> None:

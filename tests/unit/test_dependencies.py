@@ -26,7 +26,7 @@ def test_an_installation_holds_what_the_tests_have_seen() -> None:
     assert runtime.items() <= dev.items()
 
 
-@pytest.mark.parametrize("name", ["runtime.lock", "dev.lock", "audit.lock", "localstack.lock"])
+@pytest.mark.parametrize("name", ["runtime.lock", "dev.lock", "audit.lock", "deploy.lock", "localstack.lock"])
 def test_every_pin_has_its_hashes(name: str) -> None:
     assert all("--hash=sha256:" in pin for pin in pins(name).values())
 

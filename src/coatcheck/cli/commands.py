@@ -15,6 +15,7 @@ from coatcheck.cli.config import config
 from coatcheck.cli.context import configuration
 from coatcheck.cli.erase import erase
 from coatcheck.cli.keys import keys
+from coatcheck.cli.maintain import maintain
 from coatcheck.cli.quarantine import quarantine
 from coatcheck.cli.reveal import find, reveal
 from coatcheck.cli.sections import Sections
@@ -33,7 +34,7 @@ _UP_TO_DATE = "nothing to do: the schema is up to date"
 class _Cli(Sections):
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Start here": ("demo", "init", "config", "check", "migrate"),
-        "The road": ("run", "send", "status", "plan"),
+        "The road": ("run", "send", "status", "plan", "maintain"),
         "What went wrong": ("quarantine", "redrive"),
         "Originals": (
             "reveal",
@@ -71,6 +72,7 @@ cli.add_command(find)
 cli.add_command(erase)
 cli.add_command(keys)
 cli.add_command(audit)
+cli.add_command(maintain)
 
 
 @cli.command()

@@ -17,7 +17,8 @@ from typing import Literal
 
 Format = Literal["text", "json"]
 FIELDS = frozenset(
-    {"code", "error", "exit_code", "function", "left_out", "message_id", "messages", "sqlstate", "seconds", "worker"}
+    {"code", "duplicates", "error", "exit_code", "function", "left_out", "loaded", "message_id", "messages", "rejected"}
+    | {"sqlstate", "seconds", "worker"}
 )
 """What may stand beside a log's text: codes, counts, ids of ours and of SQS; never a field of a message."""
 
@@ -55,7 +56,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
 
 
-_DISTINCT = sorted(FIELDS - {"left_out", "messages", "seconds"})
+_DISTINCT = sorted(FIELDS - {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"})
 
 
 class Repeats(logging.Filter):
@@ -125,6 +126,12 @@ def configure(*, verbose: bool = False, form: Format = "text") -> None:
     others.setLevel(logging.WARNING)
     others.name = _OTHERS
     root.addHandler(others)
+
+
+def silence_others() -> None:
+    """Take away the handlers that somebody else has put before everything, as Lambda's runtime does."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if handler.name == _OTHERS]
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:

@@ -75,6 +75,15 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_worker_restarts_total": _counter("workers that ended by themselves and were started again"),
     "coatcheck_queue_messages": _gauge("the queue's own approximate counts", "state", "most"),
     "coatcheck_queue_counts_timestamp_seconds": _gauge("when the queue was last asked for them", together="most"),
+    "coatcheck_dead_letters": _gauge("messages in the queue's dead-letter queue", together="most"),
+    "coatcheck_quarantine_messages": _gauge("messages held in the quarantine", "reason", "most"),
+    "coatcheck_reveals": _gauge("requests for originals there have been, and what became of them", "event", "most"),
+    "coatcheck_partitions_missing": _gauge(
+        "partitions that rows to come will need and that are not there", "table", "most"
+    ),
+    "coatcheck_certificate_expiry_timestamp_seconds": _gauge(
+        "when the certificate of a server ends", "component", "least"
+    ),
     "coatcheck_batch_messages": Metric("histogram", "messages in a batch", buckets=_SIZES),
     "coatcheck_stage_seconds": Metric(
         "histogram", "time of a batch in a stage; in travel, of what one receive brought", "stage", _SECONDS

@@ -37,6 +37,9 @@ class Source(Protocol):
     async def depth(self) -> Depth:
         """Ask how many messages the queue holds."""
 
+    async def dead_letters(self) -> int | None:
+        """Ask how many messages the queue has given up on; None: it keeps none, or may not be asked."""
+
     async def quiesce(self) -> None:
         """Stop receiving; messages already handed over by the queue still come out of `receive`."""
 

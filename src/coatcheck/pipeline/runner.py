@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coatcheck.ops.metrics import Metrics
-from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Depth, Message, Outcome, Reason, Rejected, Row, size_of_all
-from coatcheck.pipeline.ports import BodySealer, Sink, Source, Vault
-from coatcheck.pipeline.road import Road
+from coatcheck.pipeline.message import Batch, Counts, Depth, Message, size_of_all
+from coatcheck.pipeline.ports import Source
+from coatcheck.pipeline.writer import Writer
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 0.25
@@ -44,39 +43,16 @@ class Limits:
 class Runner:
     """Moves messages from a source to a sink until stopped, or until the queue stays empty."""
 
-    def __init__(
-        self,
-        *,
-        source: Source,
-        sink: Sink,
-        road: Road,
-        sealer: BodySealer,
-        vault: Vault,
-        breaker: Breaker,
-        limits: Limits,
-        metrics: Metrics | None = None,
-    ) -> None:
-        self._source, self._sink, self._road, self._sealer, self._vault = source, sink, road, sealer, vault
-        self._breaker, self._limits = breaker, limits
+    def __init__(self, *, source: Source, writer: Writer, limits: Limits, metrics: Metrics | None = None) -> None:
+        self._source, self._writer, self._limits = source, writer, limits
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
         self._writers = asyncio.Semaphore(limits.writers)
         self._work: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._reset()
-        self.counts = Counts()
-        self._watch()
-
-    def _watch(self) -> None:
-        """Have what is counted anyway read as metrics."""
-        watch, counts = self._metrics.watch, self.counts
-        watch("coatcheck_messages_received_total", lambda: counts.received)
-        watch("coatcheck_messages_loaded_total", lambda: counts.loaded)
-        watch("coatcheck_messages_duplicate_total", lambda: counts.duplicates)
-        watch("coatcheck_messages_quarantined_total", lambda: counts.rejected)
-        watch("coatcheck_messages_acked_total", lambda: counts.acked)
-        watch("coatcheck_batches_under_way", lambda: len(self._work))
-        watch("coatcheck_breaker_rejected_ratio", lambda: self._breaker.rejected_ratio)
+        self.counts = writer.counts
+        self._metrics.watch("coatcheck_batches_under_way", lambda: len(self._work))
 
     def _reset(self) -> None:
         self._batch = Batch()
@@ -91,11 +67,15 @@ class Runner:
         """Ask how many messages the queue holds. Raises CoatcheckError."""
         return await self._source.depth()
 
+    async def dead_letters(self) -> int | None:
+        """Ask how many messages nobody could take; None: there is no such queue, or it may not be asked."""
+        return await self._source.dead_letters()
+
     async def run(self, *, drain: bool = False) -> Counts:
         """Run until `stop`, or with `drain` until the queue stays empty. Raises the first CoatcheckError met."""
         started = time.monotonic()
         try:
-            opened = await self._unless_stopped(self._sink.open())
+            opened = await self._unless_stopped(self._writer.open())
             if opened and await self._unless_stopped(self._source.start()):
                 await self._take_in(drain=drain)
             await self._source.quiesce()
@@ -161,25 +141,11 @@ class Runner:
         """Send messages down the road into the open batch; those of one receive share it, which keeps their order."""
         if not messages:
             return
-        await self._sealer.ready(len(messages))
-        batch = self._batch
-        if not len(batch):
-            self._since = time.monotonic()
-        self.counts.received += len(messages)
+        opens = not len(self._batch)
         self._bytes += size_of_all(messages)
-        began = time.monotonic()
-        entries = self._road.travel_together(messages)
-        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "travel")
-        rejected = [entry for entry in entries if isinstance(entry, Rejected)]
-        batch.rows += [entry for entry in entries if isinstance(entry, Row)]
-        batch.rejected += rejected
-        if rejected:
-            for refused in rejected:
-                self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
-            for entry in entries:
-                self._breaker.observe(rejected=isinstance(entry, Rejected))
-        else:
-            self._breaker.passed(len(entries))
+        await self._writer.take(self._batch, messages)
+        if opens:
+            self._since = time.monotonic()
 
     async def _dispatch(self) -> None:
         """Hand the open batch to a writer as soon as one is free."""
@@ -199,7 +165,7 @@ class Runner:
     async def _carry(self, batch: Batch) -> None:
         """Write one batch, then ack its messages."""
         try:
-            await self._write(batch)
+            await self._writer.write(batch)
         finally:
             self._writers.release()
         messages = batch.messages()
@@ -209,40 +175,6 @@ class Runner:
         self.counts.acked += len(messages) - failed
         if failed:
             self._metrics.add("coatcheck_ack_failures_total", failed)
-
-    async def _write(self, batch: Batch) -> None:
-        await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
-        self._vault.keep(batch)
-        self._add_data_keys(batch)
-        began = time.monotonic()
-        outcome = await self._sink.write(batch)
-        self._measure(batch, outcome, time.monotonic() - began)
-        self.counts.loaded += outcome.loaded
-        self.counts.rejected += outcome.quarantined
-        self.counts.duplicates += outcome.duplicates
-        self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
-        if outcome.refused:
-            await self._sealer.ready(len(outcome.refused))
-            self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)
-            await self._write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
-        else:  # of rows that were refused nothing may have been stored
-            self._vault.stored(batch, outcome.erasures)
-
-    def _measure(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
-        """Measure a batch that was written."""
-        metrics = self._metrics
-        metrics.observe("coatcheck_stage_seconds", seconds, "write")
-        metrics.observe("coatcheck_batch_messages", len(batch))
-        metrics.add("coatcheck_vault_entries_total", len(batch.vault))
-        if outcome.loaded or outcome.quarantined or outcome.duplicates:
-            metrics.add("coatcheck_batches_total")
-            metrics.set("coatcheck_last_commit_timestamp_seconds", time.time())
-        if outcome.loaded and not outcome.duplicates:  # a message that comes again tells of its ack, not of its way
-            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - batch.rows[0].message.sent_ms / 1000))
-
-    def _add_data_keys(self, batch: Batch) -> None:
-        used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}
-        batch.data_keys = [self._sealer.data_key(dek_id) for dek_id in used]
 
     async def _finish(self) -> None:
         """Take what the queue had already handed over, and wait for the writers, within the deadline."""
@@ -270,7 +202,7 @@ class Runner:
         try:
             await self._source.close()
         finally:
-            await self._sink.close()
+            await self._writer.close()
 
 
 class _Quiet:

@@ -92,6 +92,10 @@ class MemorySource:
         """Count the messages."""
         return Depth(len(self._visible), len(self._in_flight), 0)
 
+    async def dead_letters(self) -> int | None:
+        """A queue in memory gives up on nothing."""
+        return None
+
     async def quiesce(self) -> None:
         """Hand out nothing more."""
         self._quiesced = True

@@ -25,6 +25,7 @@ from coatcheck.sources.sqs_entries import Left, change_visibility, delete
 from coatcheck.sources.sqs_leases import BATCH, VISIBILITY_S, Leases, tens
 from coatcheck.sources.sqs_message import is_fifo, message_of
 from coatcheck.sources.sqs_outage import Outage
+from coatcheck.sources.sqs_queue import find_dead_letter_queue
 
 _log = logging.getLogger(__name__)
 _TAKE_MOST = 500
@@ -58,6 +59,7 @@ class SqsSource:
     ) -> None:
         self._metrics = metrics or Metrics()
         self._client, self._queue, self._wait_s = client, queue, wait_s
+        self._dead_url: str | None = None  # "" for none that may be asked
         self._clock = clock
         self._no_receives, self._no_acks = Outage(give_up_s, clock), Outage(give_up_s, clock)
         self._demand = Demand(receivers)
@@ -158,6 +160,15 @@ class SqsSource:
         names.append("ApproximateNumberOfMessagesDelayed")
         counts = await self._client.get_queue_attributes(self._url, names)
         return Depth(*(int(counts.get(name, 0)) for name in names))
+
+    async def dead_letters(self) -> int | None:
+        """Ask for the approximate count of the dead-letter queue. Raises UnreachableError."""
+        if self._dead_url is None:
+            self._dead_url = await find_dead_letter_queue(self._client, self._url)
+        if not self._dead_url:
+            return None
+        names = ["ApproximateNumberOfMessages"]
+        return int((await self._client.get_queue_attributes(self._dead_url, names)).get(names[0], 0))
 
     async def quiesce(self) -> None:
         """Stop receiving. Polls under way get two seconds: SQS hides what it hands to a caller that hangs up."""

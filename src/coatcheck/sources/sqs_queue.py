@@ -234,6 +234,23 @@ async def dead_letter_queue(client: SqsClient, url: str) -> str:
     return str(url)
 
 
+async def find_dead_letter_queue(client: SqsClient, url: str) -> str:
+    """Return the URL of the dead-letter queue, or "" if there is none that these credentials may look at.
+
+    Raises UnreachableError.
+    """
+    try:
+        dead: str = await dead_letter_queue(client, url)
+        await client.get_queue_attributes(dead, ["ApproximateNumberOfMessages"])
+    except ConfigError:
+        return ""
+    except SqsError as error:
+        if error.retryable:
+            raise
+        return ""
+    return dead
+
+
 class _Dead(msgspec.Struct, frozen=True, rename="pascal"):
     """A message of the dead-letter queue, with all it carries."""
 

@@ -8,6 +8,8 @@ from importlib import resources
 
 _MIGRATION = re.compile(r"(?P<version>[0-9]{4})_[a-z0-9_]+\.sql")
 
+_SERVES = re.compile(r"^-- serves: ([0-9]{4})$", re.MULTILINE)
+
 
 @cache
 def query(name: str) -> str:
@@ -21,6 +23,12 @@ def migrations() -> tuple[tuple[int, str, str], ...]:
     files = (resources.files(__name__) / "migrations").iterdir()
     named = ((_MIGRATION.fullmatch(file.name), file) for file in files)
     return tuple(sorted((int(m["version"]), file.name, file.read_text(encoding="utf-8")) for m, file in named if m))
+
+
+def serves(text: str) -> int | None:
+    """Return the oldest schema version whose programs may work on what this migration makes; None: no older one."""
+    match = _SERVES.search(text)
+    return int(match[1]) if match else None
 
 
 def newest() -> int:

@@ -22,6 +22,23 @@ def epoch_of(day: date, period: Period) -> int:
     return day.year * 10 + (day.month + 2) // 3 if period == "quarter" else day.year * 100 + day.month
 
 
+def _days(epoch: int) -> tuple[date, date]:
+    """Return the first day of an epoch, and the first after it. Raises ValueError: there is no such epoch."""
+    text = str(epoch)
+    year = int(text[:4])
+    months, place = {4: (12, 1), 5: (3, int(text[4:] or 1)), 6: (1, int(text[4:] or 1))}[len(text)]
+    month = (place - 1) * months
+    return date(year, month + 1, 1), date(year + (month + months) // 12, (month + months) % 12 + 1, 1)
+
+
+def ended_before(epoch: int, day: date) -> bool:
+    """Tell whether all of an epoch, of whatever length, is before a day."""
+    try:
+        return _days(epoch)[1] <= day
+    except ValueError:  # a partition of somebody else's
+        return False
+
+
 class Epochs:
     """The epoch of now. `clock` gives seconds since 1970."""
 
@@ -44,3 +61,10 @@ class Epochs:
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         days = (today, today + _STEP, today + 2 * _STEP)
         return tuple(dict.fromkeys(epoch_of(day, self._period) for day in days))
+
+    def first_day(self, finished: int) -> date:
+        """Return the first day of the epoch that is so many before the one of now."""
+        first = _days(self.now())[0]
+        for _ in range(finished):
+            first = _days(epoch_of(first - timedelta(days=1), self._period))[0]
+        return first

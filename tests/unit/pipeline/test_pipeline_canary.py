@@ -37,6 +37,7 @@ from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.columns import Mask, Parse
 from coatcheck.pipeline.message import Batch, Message, Outcome, Reason, Reject, Rejected, Row
 from coatcheck.pipeline.runner import Limits, Runner
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sources.memory import MemorySource
 
@@ -200,11 +201,13 @@ async def run(source: MemorySource, sink: Sink, sealer: Sealer, breaker: Breaker
     limits = Limits(seconds=0, drain_s=0.05)
     runner = Runner(
         source=source,
-        sink=sink,
-        road=a_road(COLUMNS, sealer=sealer),
-        sealer=sealer,
-        vault=a_vault(sealer, COLUMNS),
-        breaker=breaker,
+        writer=Writer(
+            sink=sink,
+            road=a_road(COLUMNS, sealer=sealer),
+            sealer=sealer,
+            vault=a_vault(sealer, COLUMNS),
+            breaker=breaker,
+        ),
         limits=limits,
     )
     if sink.fault == "hang":

@@ -24,6 +24,7 @@ from coatcheck.pipeline import runner as module
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Counts, Message, Outcome, Reason
 from coatcheck.pipeline.runner import Limits, Runner
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sources.memory import MemorySource
 
@@ -126,11 +127,13 @@ class Promise(RuleBasedStateMachine):
         sealer = a_sealer()
         self.runner = Runner(
             source=self.source,
-            sink=self.sink,
-            road=a_road(sealer=sealer),
-            sealer=sealer,
-            vault=a_vault(sealer),
-            breaker=Breaker(ratio=1, window=NEVER, run=NEVER),
+            writer=Writer(
+                sink=self.sink,
+                road=a_road(sealer=sealer),
+                sealer=sealer,
+                vault=a_vault(sealer),
+                breaker=Breaker(ratio=1, window=NEVER, run=NEVER),
+            ),
             limits=limits,
         )
         return self.loop.create_task(self.runner.run(drain=drain))

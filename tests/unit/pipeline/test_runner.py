@@ -18,6 +18,7 @@ from coatcheck.pipeline import runner as module
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Depth, Message, Outcome, Reason, Reject
 from coatcheck.pipeline.runner import Limits, Runner, _Quiet
+from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sources.memory import MemorySource
 
@@ -94,11 +95,13 @@ def a_runner(source: MemorySource, sink: MemorySink, *, breaker: Breaker | None 
     sealer = a_sealer()
     return Runner(
         source=source,
-        sink=sink,
-        road=a_road(sealer=sealer),
-        sealer=sealer,
-        vault=a_vault(sealer),
-        breaker=breaker or Breaker(ratio=1, window=10**6, run=10**6),
+        writer=Writer(
+            sink=sink,
+            road=a_road(sealer=sealer),
+            sealer=sealer,
+            vault=a_vault(sealer),
+            breaker=breaker or Breaker(ratio=1, window=10**6, run=10**6),
+        ),
         limits=Limits(**({"seconds": 0.01, "drain_s": SOON} | limits)),
     )
 

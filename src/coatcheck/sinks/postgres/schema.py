@@ -13,11 +13,12 @@ from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
-from coatcheck.sinks.postgres import roles
+from coatcheck.sinks.postgres import partitions, roles
+from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sql import migrations, newest, query
+from coatcheck.sql import migrations, newest, query, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.sqlstate import stop_error
 
@@ -66,12 +67,19 @@ def _wrong(what: str, hint: str) -> Finding:
 
 
 def migrate(
-    dsn: str, table: str, columns: Sequence[Column], *, constrain: bool = False, epochs: Sequence[int] = ()
+    dsn: str,
+    table: str,
+    columns: Sequence[Column],
+    *,
+    constrain: bool = False,
+    epochs: Sequence[int] = (),
+    by: Partitioning | None = None,
 ) -> Migrated:
     """Bring coatcheck's schema to the newest version, and make the target table where there is none.
 
     With `constrain` an existing table gets the checks of its masked columns. `epochs` get their partitions in the
-    vault. Each migration is one transaction; runs take turns by an advisory lock. Raises UnreachableError, ConfigError.
+    vault; a new table is partitioned as `by` says. Each migration is one transaction; runs take turns by an advisory
+    lock. Raises UnreachableError, ConfigError.
     """
     with connect(dsn) as connection, translated("migrate the database"):
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
@@ -80,19 +88,21 @@ def migrate(
             applied = _apply(connection)
             created = not _table_columns(connection, table)
             if created:
-                connection.execute(create_table(table, columns))
+                connection.execute(create_table(table, columns, *([partitions.partition_by(by)] if by else [])))
+                if by:
+                    partitions.fill(connection, table, by)
         constrained = _constrain(connection, table, columns) if constrain else ()
         with connection.transaction():
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
         with connection.transaction():
             pruned = connection.execute(query("prune")).fetchone()
-        with _turn(dsn):
+        with turn(dsn):
             made = roles.install(connection, table, columns)
     return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained, made)
 
 
 @contextmanager
-def _turn(dsn: str) -> Iterator[None]:
+def turn(dsn: str) -> Iterator[None]:
     """Keep other migrations of this database out while one works in many transactions.
 
     By a transaction on a connection of its own: a lock of a session would be lost, or stay, behind a pooler.
@@ -114,6 +124,8 @@ def _apply(connection: psycopg.Connection[Any]) -> list[str]:
         if version > at:
             connection.execute(text)
             connection.execute("INSERT INTO coatcheck.migration (version, name) VALUES (%s, %s)", [version, name])
+            if (oldest := serves(text)) is not None:
+                connection.execute("UPDATE coatcheck.migration SET serves = %s WHERE version = %s", [oldest, version])
             applied.append(name)
     return applied
 
@@ -173,7 +185,7 @@ def _named(table: str) -> dict[str, str | None]:
     return {"schema": schema or None, "name": name}
 
 
-def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
+def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None) -> SchemaState:
     """Hold the database against what the road needs, and report everything at once.
 
     Raises UnreachableError when it cannot be asked at all.
@@ -190,6 +202,7 @@ def inspect(dsn: str, table: str, columns: Sequence[Column]) -> SchemaState:
                 for verb, name in connection.execute(query("privileges"), _named(table)).fetchall()
             ]
             findings += _advice(connection, table, columns, version)
+            findings += _partition_findings(connection, table, by) if by and actual else []
             if version == newest():
                 findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
@@ -208,8 +221,17 @@ def _readable_version(connection: psycopg.Connection[Any], findings: list[Findin
         what = f"the schema is at {version:04}, this version needs {newest():04}"
         findings.append(_wrong(what, "run `coatcheck migrate` (safe while workers run)"))
     elif version > newest():
-        findings.append(_wrong(_too_new(version).message, _too_new(version).hint))
+        findings.append(_newer(connection, version))
     return version
+
+
+def _newer(connection: psycopg.Connection[Any], version: int) -> Finding:
+    """Say of a schema that a newer coatcheck has made whether this one may go on with it, as during an upgrade."""
+    needed = connection.execute(query("oldest_served"), {"known": newest()}).fetchone()
+    if needed and needed[0] <= newest():
+        what = f"the schema is at {version:04} already; this version knows {newest():04} and may go on"
+        return Finding("database", "advice", what, "upgrade the workers that are left")
+    return _wrong(_too_new(version).message, _too_new(version).hint)
 
 
 def _advice(
@@ -230,6 +252,17 @@ def _advice(
         what = f"{table} takes raw values in masked columns: it lacks the checks {', '.join(missing)}"
         found.append(Finding("database", "advice", what, "run `coatcheck migrate --constrain`"))
     return found
+
+
+def _partition_findings(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> Iterator[Finding]:
+    try:
+        missing = partitions.missing(connection, table, by)
+    except ConfigError as error:
+        yield Finding("database", "advice", error.message, error.hint)
+        return
+    if missing:
+        hint = "run `coatcheck maintain` every day as the table's owner"
+        yield Finding("database", "advice", f"partitions are missing: {', '.join(missing)}", hint)
 
 
 def table_findings(table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]) -> list[Finding]:

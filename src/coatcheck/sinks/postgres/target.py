@@ -20,6 +20,8 @@ AND length({column}) - strpos(substr({column}, {start} + 1), '_') >= {start} + 4
 _TEXTS = {Mask.TOKEN: ("pt1", _HASHED), Mask.SUBNET: ("pt1", _HASHED), Mask.SEAL: ("ps1", _SEALED)}
 """What a masked column holds: its scheme and a condition in SQL; the scheme px1 marks what was erased."""
 
+_PLAIN = sql.SQL("")
+
 
 def checks(columns: Sequence[Column]) -> Iterator[tuple[str, sql.Composed]]:
     """Yield (name, CHECK clause) for each column under a key: a raw value cannot get into it, whoever writes."""
@@ -35,14 +37,14 @@ def checks(columns: Sequence[Column]) -> Iterator[tuple[str, sql.Composed]]:
             yield f"{column.name[:54]}_masked", clause
 
 
-def create_table(table: str, columns: Sequence[Column]) -> sql.Composed:
-    """Return the statement that creates the target table."""
+def create_table(table: str, columns: Sequence[Column], partition_by: sql.Composable = _PLAIN) -> sql.Composed:
+    """Return the statement that creates the target table; `partition_by` is its clause, if it is to be partitioned."""
     parts = [
         sql.SQL("{} " + column.type.sql).format(sql.Identifier(column.name)) for column in columns if column.stored
     ]
     parts += [sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(name), clause) for name, clause in checks(columns)]
     body = sql.SQL(",\n    ").join(parts)
-    return sql.SQL("CREATE TABLE IF NOT EXISTS {} (\n    {}\n)").format(table_identifier(table), body)
+    return sql.SQL("CREATE TABLE IF NOT EXISTS {} (\n    {}\n) {}").format(table_identifier(table), body, partition_by)
 
 
 def add_checks(table: str, columns: Sequence[Column]) -> Iterator[tuple[str, sql.Composed, sql.Composed]]:

@@ -14,7 +14,7 @@ WITH target (oid, schema) AS (
     FROM (VALUES
         ('loader', '{INSERT}', '{ledger,data_key,quarantine,batch,vault,alias}'),
         ('loader', '{SELECT}', '{ledger,token_key,form,erased}'),
-        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune,register_keys}'),
+        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune,register_keys,figures}'),
         ('operator', '{SELECT}', '{batch}'),
         ('operator', '{EXECUTE}', '{retry_open,reveal_settle,retry_fetch,retry_loaded,retry_rejected,quarantine_discard}'),
         ('revealer', '{EXECUTE}', '{reveal_request,reveal_open,reveal_settle,reveal_fetch,reveal_shown,reveal_deny,reveal_list,reveal_items,record_find}'),

@@ -1,0 +1,104 @@
+"""Messages down the road and into the sink: what the runner and AWS Lambda do in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from coatcheck.ops.metrics import Metrics
+from coatcheck.pipeline.breaker import Breaker
+from coatcheck.pipeline.message import Batch, Counts, Message, Outcome, Reason, Rejected, Row
+from coatcheck.pipeline.ports import BodySealer, Sink, Vault
+from coatcheck.pipeline.road import Road
+
+
+class Writer:
+    """Fills batches and commits them, and keeps count of both."""
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        road: Road,
+        sealer: BodySealer,
+        vault: Vault,
+        breaker: Breaker,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.counts = Counts()
+        self._sink, self._road, self._sealer, self._vault = sink, road, sealer, vault
+        self._breaker, self._metrics = breaker, metrics or Metrics()
+        counts, watch = self.counts, self._metrics.watch
+        watch("coatcheck_messages_received_total", lambda: counts.received)
+        watch("coatcheck_messages_loaded_total", lambda: counts.loaded)
+        watch("coatcheck_messages_duplicate_total", lambda: counts.duplicates)
+        watch("coatcheck_messages_quarantined_total", lambda: counts.rejected)
+        watch("coatcheck_messages_acked_total", lambda: counts.acked)
+        watch("coatcheck_breaker_rejected_ratio", lambda: breaker.rejected_ratio)
+
+    async def open(self) -> None:
+        """Connect the sink. Raises UnreachableError, ConfigError."""
+        await self._sink.open()
+
+    async def take(self, batch: Batch, messages: Sequence[Message]) -> None:
+        """Send messages down the road into `batch`; those of one call share it, which keeps their order.
+
+        Raises UnreachableError or ConfigError of the key service, RefusedError of the breaker.
+        """
+        await self._sealer.ready(len(messages))
+        self.counts.received += len(messages)
+        began = time.monotonic()
+        entries = self._road.travel_together(messages)
+        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "travel")
+        rejected = [entry for entry in entries if isinstance(entry, Rejected)]
+        batch.rows += [entry for entry in entries if isinstance(entry, Row)]
+        batch.rejected += rejected
+        if rejected:
+            for refused in rejected:
+                self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
+            for entry in entries:
+                self._breaker.observe(rejected=isinstance(entry, Rejected))
+        else:
+            self._breaker.passed(len(entries))
+
+    async def write(self, batch: Batch) -> None:
+        """Commit a batch: each of its messages is loaded, in quarantine, or known when this returns.
+
+        Raises what `Sink.write` raises, and RefusedError of the breaker.
+        """
+        await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
+        self._vault.keep(batch)
+        self._add_data_keys(batch)
+        began = time.monotonic()
+        outcome = await self._sink.write(batch)
+        self._measure(batch, outcome, time.monotonic() - began)
+        self.counts.loaded += outcome.loaded
+        self.counts.rejected += outcome.quarantined
+        self.counts.duplicates += outcome.duplicates
+        self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
+        if outcome.refused:
+            await self._sealer.ready(len(outcome.refused))
+            self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)
+            await self.write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
+        else:  # of rows that were refused nothing may have been stored
+            self._vault.stored(batch, outcome.erasures)
+
+    async def close(self) -> None:
+        """Close the sink's connections."""
+        await self._sink.close()
+
+    def _measure(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+        """Measure a batch that was written."""
+        metrics = self._metrics
+        metrics.observe("coatcheck_stage_seconds", seconds, "write")
+        metrics.observe("coatcheck_batch_messages", len(batch))
+        metrics.add("coatcheck_vault_entries_total", len(batch.vault))
+        if outcome.loaded or outcome.quarantined or outcome.duplicates:
+            metrics.add("coatcheck_batches_total")
+            metrics.set("coatcheck_last_commit_timestamp_seconds", time.time())
+        if outcome.loaded and not outcome.duplicates:  # a message that comes again tells of its ack, not of its way
+            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - batch.rows[0].message.sent_ms / 1000))
+
+    def _add_data_keys(self, batch: Batch) -> None:
+        used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}
+        batch.data_keys = [self._sealer.data_key(dek_id) for dek_id in used]

@@ -1,0 +1,63 @@
+"""What a worker tells about its database beside the road, every ten minutes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from coatcheck.errors import CoatcheckError
+from coatcheck.sinks.postgres import partitions
+from coatcheck.sinks.postgres.partitions import Partitioning
+from coatcheck.sql import query
+from coatcheck.sql.certificate import ends_at
+from coatcheck.sql.connection import connect
+from coatcheck.sql.sqlstate import sqlstate_of
+
+_log = logging.getLogger(__name__)
+Gauge = tuple[str, str, float]
+"""A metric's name, the value of its label ("" if it has none), and its value."""
+_NAMES = {"held": "coatcheck_quarantine_messages", "reveals": "coatcheck_reveals"}
+
+
+def samples(dsn: str, table: str, by: Partitioning | None, epochs: Sequence[int]) -> list[Gauge]:
+    """Return the gauges about partitions, quarantine, desk and certificate; without what cannot be found out now."""
+    found: list[Gauge] = []
+    try:
+        with connect(dsn) as connection:
+            if connection.pgconn.ssl_in_use:
+                found += _certificate(connection.info.hostaddr or connection.info.host, connection.info.port)
+            connection.execute("SET statement_timeout = '10s'")
+            found += _partitions(connection, table, by, epochs)
+            found += _figures(connection)
+    except psycopg.Error as error:
+        _log.info("the database was not looked at", extra={"sqlstate": sqlstate_of(error)})
+    except CoatcheckError as error:
+        _log.info("the database was not looked at", extra={"error": type(error).__name__})
+    return found
+
+
+def _partitions(
+    connection: psycopg.Connection[Any], table: str, by: Partitioning | None, epochs: Sequence[int]
+) -> Iterator[Gauge]:
+    there = {epoch for (epoch,) in connection.execute(query("vault_epochs"))}
+    yield "coatcheck_partitions_missing", "vault", len(set(epochs) - there)
+    if by is not None:
+        yield "coatcheck_partitions_missing", "target", len(partitions.missing(connection, table, by))
+
+
+def _figures(connection: psycopg.Connection[Any]) -> Iterator[Gauge]:
+    allowed = connection.execute(query("may_figures")).fetchone()
+    if allowed and allowed[0]:
+        for figure, label, value in connection.execute(query("figures")):
+            yield _NAMES[figure], label, value
+
+
+def _certificate(host: str, port: int) -> Iterator[Gauge]:
+    with suppress(OSError, ValueError):  # OSError is SSLError's base, too; whether the server is there the road tells
+        ends = ends_at(host, port)
+        if ends is not None:
+            yield "coatcheck_certificate_expiry_timestamp_seconds", "database", ends

@@ -1,0 +1,262 @@
+"""Partitions of the target table by time: made ahead, and dropped when they have been kept long enough.
+
+What lies between the bounds of no partition is in `TABLE_other`: loading never stops for want of one. PostgreSQL
+documentation, "Table Partitioning", "Declarative Partitioning Best Practices".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from coatcheck.errors import ConfigError
+from coatcheck.sinks.postgres.sink import table_identifier
+from coatcheck.sql import query
+from coatcheck.sql.sqlstate import sqlstate_of
+
+Period = Literal["day", "month", "year"]
+_BEHIND = timedelta(days=14)  # so old may a message be that comes now
+_AHEAD = {"day": timedelta(days=14), "month": timedelta(days=40), "year": timedelta(days=40)}
+_BOUNDS = re.compile(r"FOR VALUES FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \((?:'(?P<end>[^']+)'|MAXVALUE)\)")
+_LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for the table: it gives up before they notice
+_PATTERNS = {"day": "%Y%m%d", "month": "%Y%m", "year": "%Y"}
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioning:
+    """By which column, in what steps, and how many finished partitions are kept (0: all)."""
+
+    column: str
+    period: Period
+    keep: int = 0
+
+
+class Span(NamedTuple):
+    """Days from `start` up to, and without, `end`."""
+
+    start: date
+    end: date
+
+
+class Left(NamedTuple):
+    """What is due and was not done, and what to do about it."""
+
+    what: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was done about partitions: those made and dropped, rows deleted from `TABLE_other`, and what is left."""
+
+    made: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    deleted: int = 0
+    left: tuple[Left, ...] = ()
+
+
+def _start(day: date, period: Period) -> date:
+    return day if period == "day" else day.replace(day=1) if period == "month" else day.replace(month=1, day=1)
+
+
+def _following(start: date, period: Period) -> date:
+    return _start(start + timedelta(days={"day": 1, "month": 31, "year": 366}[period]), period)
+
+
+def _before(start: date, period: Period, count: int) -> date:
+    for _ in range(count):
+        start = _start(start - timedelta(days=1), period)
+    return start
+
+
+def cutoff(by: Partitioning, today: date) -> date:
+    """Return the day before which nothing is kept."""
+    return _before(_start(today, by.period), by.period, by.keep) if by.keep else date.min
+
+
+def wanted(by: Partitioning, today: date) -> Iterator[Span]:
+    """Yield the spans that need a partition: what may come in now, and what will soon."""
+    start = max(_start(today - _BEHIND, by.period), cutoff(by, today))
+    while start <= today + _AHEAD[by.period]:
+        end = _following(start, by.period)
+        yield Span(start, end)
+        start = end
+
+
+def _name(table: str, by: Partitioning, span: Span) -> str:
+    schema, dot, name = table.rpartition(".")
+    return f"{schema}{dot}{name[:50]}_{span.start.strftime(_PATTERNS[by.period])}"
+
+
+def other_name(table: str) -> str:
+    """Return the name of the partition for what is between the bounds of no other."""
+    schema, dot, name = table.rpartition(".")
+    return f"{schema}{dot}{name[:50]}_other"
+
+
+def partition_by(by: Partitioning) -> sql.Composed:
+    """Return the clause of CREATE TABLE."""
+    return sql.SQL("PARTITION BY RANGE ({})").format(sql.Identifier(by.column))
+
+
+def fill(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> None:
+    """Give a new table its partitions, in the transaction that creates it."""
+    default = sql.SQL("CREATE TABLE {} PARTITION OF {} DEFAULT")
+    connection.execute(default.format(table_identifier(other_name(table)), table_identifier(table)))
+    for span in wanted(by, today()):
+        connection.execute(_create(table, by, span))
+
+
+def today() -> date:
+    """Return the day of now (UTC)."""
+    return datetime.now(UTC).date()
+
+
+def _create(table: str, by: Partitioning, span: Span) -> sql.Composed:
+    statement = "CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})"
+    name, parent = table_identifier(_name(table, by, span)), table_identifier(table)
+    bounds = (sql.Literal(f"{day.isoformat()} 00:00+00") for day in span)
+    return sql.SQL(statement).format(name, parent, *bounds)
+
+
+class _Partition(NamedTuple):
+    schema: str
+    name: str
+    span: Span | None  # None: the default partition
+
+
+def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[_Partition]:
+    """Return the partitions there are. Raises ConfigError: the table is not partitioned in this way."""
+    schema, _, name = table.rpartition(".")
+    found = connection.execute(query("partitions"), {"schema": schema or None, "name": name}).fetchall()
+    column = sql.Identifier(by.column).as_string(connection)
+    if not found or found[0][0] not in {f"RANGE ({by.column})", f"RANGE ({column})"}:
+        raise ConfigError(
+            f"{table} is not partitioned by {by.column}, as [target] partition_by says",
+            hint="a table is partitioned when it is created: let `coatcheck migrate` make a new one, move the rows, "
+            "or leave partition_by out",
+        )
+    return [_Partition(schema, name, _span(bounds)) for _, schema, name, bounds in found if name is not None]
+
+
+def _span(bounds: str) -> Span | None:
+    match = _BOUNDS.fullmatch(bounds)
+    if match is None:
+        return None
+    start, end = match["start"], match["end"]
+    return Span(
+        date.fromisoformat(start[:10]) if start else date.min,
+        date.fromisoformat(end[:10]) if end else date.max,
+    )
+
+
+def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[str]:
+    """Return the names of the partitions that are wanted and not there. Raises ConfigError, psycopg.Error."""
+    with connection.transaction():
+        connection.execute("SET LOCAL timezone = 'UTC'")
+        there = [part.span for part in _partitions(connection, table, by) if part.span]
+    return [
+        _name(table, by, span)
+        for span in wanted(by, today())
+        if not any(one.start <= span.start and span.end <= one.end for one in there)
+    ]
+
+
+def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> Kept:
+    """Make the partitions that are wanted, and drop what is older than is kept; each in a transaction of its own.
+
+    `connection` is in autocommit mode, and of the table's owner. Raises ConfigError, psycopg.Error.
+    """
+    work = _Work(connection, table, by)
+    lacking = set(missing(connection, table, by))
+    for span in wanted(by, today()):
+        if _name(table, by, span) in lacking:
+            work.make(span)
+    if by.keep:
+        with connection.transaction():
+            connection.execute("SET LOCAL timezone = 'UTC'")
+            there = _partitions(connection, table, by)
+        for part in there:
+            work.drop(part, cutoff(by, today()))
+    return Kept(tuple(work.made), tuple(work.dropped), work.deleted, tuple(work.left))
+
+
+def upkeep(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object], left: list[Left]) -> int:
+    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error."""
+    allowed = connection.execute(query(f"may_{name}")).fetchone()
+    if not (allowed and allowed[0]):
+        hint = "run it as a member of coatcheck_owner or coatcheck_loader"
+        left.append(Left(f"this login may not call coatcheck.{name}", hint))
+        return 0
+    try:
+        done = connection.execute(query(name), parameters).fetchone()
+    except psycopg.errors.LockNotAvailable:
+        left.append(Left(f"coatcheck.{name} found its tables in use", "run it again"))
+        return 0
+    return int(done[0]) if done else 0
+
+
+class _Work:
+    def __init__(self, connection: psycopg.Connection[Any], table: str, by: Partitioning) -> None:
+        self._connection, self._table, self._by = connection, table, by
+        self.made: list[str] = []
+        self.dropped: list[str] = []
+        self.deleted = 0
+        self.left: list[Left] = []
+
+    def make(self, span: Span) -> None:
+        """Make one partition."""
+        name = _name(self._table, self._by, span)
+        if self._done(f"partition {name} is missing", _create(self._table, self._by, span)) is not None:
+            self.made.append(name)
+
+    def drop(self, part: _Partition, before: date) -> None:
+        """Drop a partition if all of it is older; of the default partition delete what is."""
+        table = sql.Identifier(part.schema, part.name)
+        record = {"partition": part.name, "before": before.isoformat()}
+        if part.span is None:
+            delete = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
+                table, sql.Identifier(self._by.column), sql.Literal(f"{before.isoformat()} 00:00+00")
+            )
+            self.deleted += self._done(f"{part.name} holds rows of before {before}", delete, record) or 0
+        elif part.span.end <= before:
+            statement = sql.SQL("DROP TABLE {}").format(table)
+            if self._done(f"partition {part.name} is to be dropped", statement, record) is not None:
+                self.dropped.append(part.name)
+
+    def _done(self, what: str, statement: sql.Composed, record: Mapping[str, object] | None = None) -> int | None:
+        """Carry out a statement; return the rows it took (-1: they were not counted), or None: it was not done.
+
+        What takes rows away stands on the audit trail, in the same transaction.
+        """
+        try:
+            with self._connection.transaction():
+                self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+                self._connection.execute("SET LOCAL timezone = 'UTC'")
+                rows = self._connection.execute(statement).rowcount
+                if record and rows:
+                    detail = json.dumps(dict(record) | ({"rows": rows} if rows > 0 else {}))
+                    self._connection.execute(query("record"), {"event": "rows dropped", "detail": detail})
+        except psycopg.Error as error:
+            self.left.append(Left(f"{what}: PostgreSQL answers {sqlstate_of(error)}", _hint(error, self._table)))
+            return None
+        return rows
+
+
+def _hint(error: psycopg.Error, table: str) -> str:
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"run it as the owner of {table}, who is a member of coatcheck_owner"
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return "the table was in use for longer than 2 s; run it again"
+    if isinstance(error, psycopg.errors.CheckViolation):
+        return f"rows of its time are in {other_name(table)} already, and stay there; move them by hand in a quiet hour"
+    if isinstance(error, psycopg.errors.DuplicateTable):
+        return "a table of this name exists and is no partition for this time: rename it"
+    return "see PostgreSQL's log"

@@ -1,0 +1,12 @@
+-- How a table is partitioned (NULL: it is not), and its partitions with their bounds as PostgreSQL writes them.
+-- Looked up by name, as in table_columns.sql.
+SELECT pg_get_partkeydef(target.oid), n.nspname, c.relname, pg_get_expr(c.relpartbound, c.oid)
+FROM (SELECT t.oid
+      FROM pg_class AS t JOIN pg_namespace AS s ON s.oid = t.relnamespace
+      WHERE t.relname = %(name)s
+        AND CASE WHEN %(schema)s::text IS NULL THEN t.oid = to_regclass(quote_ident(%(name)s))
+                 ELSE s.nspname = %(schema)s END) AS target
+LEFT JOIN pg_inherits AS i ON i.inhparent = target.oid
+LEFT JOIN pg_class AS c ON c.oid = i.inhrelid
+LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ORDER BY c.relname
