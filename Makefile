@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit deploy lambda
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+TOOLS  := audit deploy forge lambda site
+COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-deploy clean
+.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-postgres setup-deploy clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test: setup setup-localstack setup-debian setup-deploy  ## the whole test-suite,
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
-check: setup  ## lint, types, architecture, generated docs
+check: setup  ## lint, types, architecture, generated docs, the site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -42,10 +42,14 @@ check: setup  ## lint, types, architecture, generated docs
 	@$(BIN)/python -m coatcheck.cli.reference --check
 	@$(BIN)/python -m benchmarks.page --check
 	@$(BIN)/python -m tests.faults.page --check
+	@$(BIN)/python -m tests.support.site
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m coatcheck.cli.reference
 	@$(BIN)/python -m tests.faults.page
+
+site: setup  ## the documents as a site, strictly: build/site
+	@$(BIN)/python -m tests.support.site
 
 faults: setup setup-localstack setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
 	@$(BIN)/python -m tests.faults
@@ -79,18 +83,31 @@ bench-full: setup  ## all experiments, hours: docs/benchmarks/*.json, docs/bench
 mutate: setup  ## mutation testing of the modules that make keys, tokens and seals; writes tests/mutation/score.json
 	@$(BIN)/python -m tests.mutation
 
-lock: setup  ## resolve the lock file anew
+lock: setup  ## resolve the lock files anew; UPGRADE=--upgrade: to the newest versions
 	@$(COMPILE) --extra demo --group dev pyproject.toml -o $(LOCK)
 	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
 	@for name in $(TOOLS); do $(COMPILE) requirements/$$name.in -o requirements/$$name.lock || exit; done
 	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock
 	@$(COMPILE) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 
+test-wheel: setup  ## the test-suite against the wheel; PYTHON=python3.12 POSTGRES=16 (of Debian's packages) choose on what
+	@$(BIN)/python -m tests.support.wheel --python $(PYTHON) --postgres "$(POSTGRES)"
+
+dist: setup  ## sdist and wheel: dist/
+	@$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+
+hooks: setup  ## the checks before each commit, by pre-commit
+	@$(BIN)/python -c 'from tests.support.tool_environment import environment; environment("forge")'
+	@.venvs/forge/bin/pre-commit install
+
 setup-localstack: setup  ## LocalStack in an environment of its own (skipped with a word where it cannot be)
 	@$(BIN)/python -m tests.support.localstack_env || true
 
 setup-debian: setup  ## Debian packages that some tests use: pgbouncer, PostgreSQL (skipped with a word without root or apt)
 	@$(BIN)/python -m tests.support.debian_packages || true
+
+setup-postgres:  ## one version of PostgreSQL, as root: POSTGRES=16, from Debian's packages or the project's
+	@$(PYTHON) -m tests.support.postgres_packages "$(POSTGRES)"
 
 setup-deploy: setup  ## the linters of deploy/ in an environment of their own
 	@$(BIN)/python -c 'from tests.support.tool_environment import environment; environment("deploy")'

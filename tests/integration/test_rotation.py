@@ -126,7 +126,7 @@ def test_a_rotation_from_the_first_row_to_the_last(bare_database: LoginDatabase,
     assert bare_database.count("coatcheck.alias") == 0
     assert custody.loader_keys(config).kids == ("k2",)
     bodies = [json.loads(event(number)) for number in range(120)]
-    held = {token: original for (token, _), original in originals(bare_database, keyring).items()}
+    held = {masked: original for (masked, _), original in originals(bare_database, keyring).items()}
     assert held == {token(config, name, body[name]): body[name] for body in bodies for name in ("device", "ip")}
     rows = bare_database.execute(f"SELECT {', '.join(NAMES)}, who, address, phone_plain FROM {TABLE}")
     for device, ip, net, phone, who, address, number in rows:
