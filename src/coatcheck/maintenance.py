@@ -24,7 +24,7 @@ from coatcheck.vault.epochs import Epochs, ended_before
 class Maintained:
     """What was done: days of the ledger forgotten, epochs made and erased, and the target's partitions.
 
-    `rows_deleted` were in no partition of their own; `left` is what is due and could not be done by this login, or not now.
+    `rows_deleted` were in no partition of their own; `left` is what is due and could not be done by this login, or now.
     """
 
     ledger_days: int
@@ -56,7 +56,7 @@ def _partitions(config: Config) -> Kept:
     if by is None:
         return Kept()
     dsn, table = custody.dsn(config), config.target.table
-    with schema.turn(dsn), connect(dsn) as connection, translated("maintain the target's partitions"):
+    with translated("maintain the target's partitions"), schema.turn(dsn), connect(dsn) as connection:
         kept = partitions.keep(connection, table, by)
         if kept.made:  # who gives rows new tokens needs to be let into each partition
             roles.install(connection, table, config.plan())

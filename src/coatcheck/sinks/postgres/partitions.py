@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
 
 import psycopg
@@ -24,9 +24,11 @@ from coatcheck.sql.sqlstate import sqlstate_of
 Period = Literal["day", "month", "year"]
 _BEHIND = timedelta(days=14)  # so old may a message be that comes now
 _AHEAD = {"day": timedelta(days=14), "month": timedelta(days=40), "year": timedelta(days=40)}
-_BOUNDS = re.compile(r"FOR VALUES FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \((?:'(?P<end>[^']+)'|MAXVALUE)\)")
+_BOUNDS = re.compile(r"FOR VALUES FROM \('?(?P<start>[^')]+)'?\) TO \('?(?P<end>[^')]+)'?\)")
+_ISOLATION = psycopg.IsolationLevel.READ_COMMITTED  # whatever the database's default: each look sees what it waited for
 _LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for the table: it gives up before they notice
 _PATTERNS = {"day": "%Y%m%d", "month": "%Y%m", "year": "%Y"}
+_SETTINGS = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'"  # in which bounds are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Span(NamedTuple):
     end: date
 
 
-class Left(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Left:
     """What is due and was not done, and what to do about it."""
 
     what: str
@@ -78,7 +81,10 @@ def _before(start: date, period: Period, count: int) -> date:
 
 def cutoff(by: Partitioning, today: date) -> date:
     """Return the day before which nothing is kept."""
-    return _before(_start(today, by.period), by.period, by.keep) if by.keep else date.min
+    try:
+        return _before(_start(today, by.period), by.period, by.keep) if by.keep else date.min
+    except OverflowError:  # more years than there have been
+        return date.min
 
 
 def wanted(by: Partitioning, today: date) -> Iterator[Span]:
@@ -90,9 +96,21 @@ def wanted(by: Partitioning, today: date) -> Iterator[Span]:
         start = end
 
 
+def gaps(span: Span, there: Iterable[Span]) -> Iterator[Span]:
+    """Yield the parts of a span in which there is no partition."""
+    start = span.start
+    for part in sorted(there):
+        if start < (end := min(part.start, span.end)):
+            yield Span(start, end)
+        start = max(start, part.end)
+    if start < span.end:
+        yield Span(start, span.end)
+
+
 def _name(table: str, by: Partitioning, span: Span) -> str:
     schema, dot, name = table.rpartition(".")
-    return f"{schema}{dot}{name[:50]}_{span.start.strftime(_PATTERNS[by.period])}"
+    pattern = _PATTERNS[by.period if span.start == _start(span.start, by.period) else "day"]
+    return f"{schema}{dot}{name[:50]}_{span.start.strftime(pattern)}"
 
 
 def other_name(table: str) -> str:
@@ -135,7 +153,9 @@ class _Partition(NamedTuple):
 def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[_Partition]:
     """Return the partitions there are. Raises ConfigError: the table is not partitioned in this way."""
     schema, _, name = table.rpartition(".")
-    found = connection.execute(query("partitions"), {"schema": schema or None, "name": name}).fetchall()
+    with connection.transaction():
+        connection.execute(_SETTINGS)
+        found = connection.execute(query("partitions"), {"schema": schema or None, "name": name}).fetchall()
     column = sql.Identifier(by.column).as_string(connection)
     if not found or found[0][0] not in {f"RANGE ({by.column})", f"RANGE ({column})"}:
         raise ConfigError(
@@ -148,25 +168,28 @@ def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitionin
 
 def _span(bounds: str) -> Span | None:
     match = _BOUNDS.fullmatch(bounds)
-    if match is None:
-        return None
-    start, end = match["start"], match["end"]
-    return Span(
-        date.fromisoformat(start[:10]) if start else date.min,
-        date.fromisoformat(end[:10]) if end else date.max,
-    )
+    return Span(_midnight(match["start"]), _midnight(match["end"], after=True)) if match else None
+
+
+def _midnight(bound: str, *, after: bool = False) -> date:
+    """Return the last midnight before a bound, or the first after it: no partition has more than its span."""
+    if bound in ("MINVALUE", "-infinity") or bound.endswith(" BC"):
+        return date.min
+    try:
+        moment = datetime.fromisoformat(bound)
+        return moment.date() + timedelta(days=after and moment.time() != time.min)
+    except (ValueError, OverflowError):  # MAXVALUE, infinity, the year 10,000
+        return date.max
 
 
 def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[str]:
     """Return the names of the partitions that are wanted and not there. Raises ConfigError, psycopg.Error."""
-    with connection.transaction():
-        connection.execute("SET LOCAL timezone = 'UTC'")
-        there = [part.span for part in _partitions(connection, table, by) if part.span]
-    return [
-        _name(table, by, span)
-        for span in wanted(by, today())
-        if not any(one.start <= span.start and span.end <= one.end for one in there)
-    ]
+    return [_name(table, by, gap) for gap in _missing(connection, table, by)]
+
+
+def _missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
+    there = [part.span for part in _partitions(connection, table, by) if part.span]
+    return [gap for span in wanted(by, today()) for gap in gaps(span, there)]
 
 
 def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> Kept:
@@ -174,29 +197,30 @@ def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> K
 
     `connection` is in autocommit mode, and of the table's owner. Raises ConfigError, psycopg.Error.
     """
+    connection.isolation_level = _ISOLATION
     work = _Work(connection, table, by)
-    lacking = set(missing(connection, table, by))
-    for span in wanted(by, today()):
-        if _name(table, by, span) in lacking:
-            work.make(span)
+    for span in _missing(connection, table, by):
+        work.make(span)
     if by.keep:
-        with connection.transaction():
-            connection.execute("SET LOCAL timezone = 'UTC'")
-            there = _partitions(connection, table, by)
-        for part in there:
+        for part in _partitions(connection, table, by):
             work.drop(part, cutoff(by, today()))
     return Kept(tuple(work.made), tuple(work.dropped), work.deleted, tuple(work.left))
 
 
 def upkeep(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object], left: list[Left]) -> int:
-    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error."""
+    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error.
+
+    `connection` is in autocommit mode.
+    """
     allowed = connection.execute(query(f"may_{name}")).fetchone()
     if not (allowed and allowed[0]):
         hint = "run it as a member of coatcheck_owner or coatcheck_loader"
         left.append(Left(f"this login may not call coatcheck.{name}", hint))
         return 0
+    connection.isolation_level = _ISOLATION
     try:
-        done = connection.execute(query(name), parameters).fetchone()
+        with connection.transaction():
+            done = connection.execute(query(name), parameters).fetchone()
     except psycopg.errors.LockNotAvailable:
         left.append(Left(f"coatcheck.{name} found its tables in use", "run it again"))
         return 0
@@ -220,31 +244,35 @@ class _Work:
     def drop(self, part: _Partition, before: date) -> None:
         """Drop a partition if all of it is older; of the default partition delete what is."""
         table = sql.Identifier(part.schema, part.name)
-        record = {"partition": part.name, "before": before.isoformat()}
+        record = {"partition": f"{part.schema}.{part.name}", "before": before.isoformat()}
         if part.span is None:
             delete = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
                 table, sql.Identifier(self._by.column), sql.Literal(f"{before.isoformat()} 00:00+00")
             )
             self.deleted += self._done(f"{part.name} holds rows of before {before}", delete, record) or 0
         elif part.span.end <= before:
-            statement = sql.SQL("DROP TABLE {}").format(table)
+            # detached first: what somebody has taken out at this moment, to keep it elsewhere, is no partition any more
+            detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}; DROP TABLE {}")
+            statement = detach.format(table_identifier(self._table), table, table)
             if self._done(f"partition {part.name} is to be dropped", statement, record) is not None:
                 self.dropped.append(part.name)
 
     def _done(self, what: str, statement: sql.Composed, record: Mapping[str, object] | None = None) -> int | None:
         """Carry out a statement; return the rows it took (-1: they were not counted), or None: it was not done.
 
-        What takes rows away stands on the audit trail, in the same transaction.
+        What takes rows away stands on the audit trail, in the same transaction. Raises psycopg.Error: the connection is
+        lost.
         """
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-                self._connection.execute("SET LOCAL timezone = 'UTC'")
                 rows = self._connection.execute(statement).rowcount
                 if record and rows:
                     detail = json.dumps(dict(record) | ({"rows": rows} if rows > 0 else {}))
                     self._connection.execute(query("record"), {"event": "rows dropped", "detail": detail})
         except psycopg.Error as error:
+            if self._connection.closed:
+                raise
             self.left.append(Left(f"{what}: PostgreSQL answers {sqlstate_of(error)}", _hint(error, self._table)))
             return None
         return rows
@@ -257,6 +285,8 @@ def _hint(error: psycopg.Error, table: str) -> str:
         return "the table was in use for longer than 2 s; run it again"
     if isinstance(error, psycopg.errors.CheckViolation):
         return f"rows of its time are in {other_name(table)} already, and stay there; move them by hand in a quiet hour"
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return "somebody has taken it out at this moment: it is his"
     if isinstance(error, psycopg.errors.DuplicateTable):
         return "a table of this name exists and is no partition for this time: rename it"
     return "see PostgreSQL's log"
