@@ -563,7 +563,7 @@ class Busy:
     """A loader that writes as fast as it can, until it is told to stop. `rows` are the days of its rows, by number."""
 
     def __init__(self, database: Database, config: Config, calendar: Calendar, place: int) -> None:
-        self._sink = postgres_sink(database, config.plan(), table=TABLE, connections=1)
+        self._sink = postgres_sink(database, config.plan(), table=TABLE, connections=1, prepare=place > 0)
         self._calendar, self._number = calendar, place
         self.rows: dict[int, date] = {}
         self.outcomes: Counter[str] = Counter()
