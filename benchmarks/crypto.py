@@ -20,7 +20,7 @@ from statistics import median
 from benchmarks.measure import reference_loop_ms
 
 from coatcheck import Tokenizer
-from coatcheck.config import write_default
+from coatcheck.config_file import write_default
 from coatcheck.keys import Sealer
 from coatcheck.keys.local import LocalLoaderKeys, create
 from coatcheck.vault.store import framed_contexts

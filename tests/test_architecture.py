@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "loop", "version", "pipeline", "pipeline.message", "pipeline.columns"),
-    ("config_columns", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
+    ("config_columns", "config_file", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
     ("config",),
     (
         "pipeline.decode",

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from coatcheck.cli.reference import commands, pages
-from coatcheck.config import Config, load, write_default
+from coatcheck.config import Config, load
+from coatcheck.config_file import write_default
 from coatcheck.config_columns import ColumnConfig
 from coatcheck.demo.samples import sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +16,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings.exceptions import SettingsError
 
 from coatcheck.config_columns import ColumnConfig, Section, login_columns
+from coatcheck.config_file import in_file
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
@@ -273,6 +272,8 @@ class Config(BaseSettings):
         name = self.target.partition_by
         column = self.columns[name].column(name) if name in self.columns else None
         times = {Kind.DATE, Kind.TIMESTAMPTZ}
+        if not name and self.target.keep_partitions:
+            raise ValueError("target.keep_partitions: is for a table with target.partition_by")
         if name and (
             column is None or not column.stored or column.type.kind not in times or column.mask is not Mask.KEEP
         ):
@@ -338,39 +339,6 @@ def load(option: str | None = None) -> Config:
         keys = config.keys.model_copy(update={"path": path.parent / config.keys.path})
         config = config.model_copy(update={"keys": keys})
     return config
-
-
-def write_default(path: Path) -> None:
-    """Write the login pipeline as a file to start from. Raises ConfigError: the file exists, or cannot be written."""
-    text = (resources.files("coatcheck") / "coatcheck.default.toml").read_text(encoding="utf-8")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{path} exists", hint="it is never overwritten; move it away first") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
-
-
-def in_file(path: Path) -> dict[str, Any]:
-    """Return what a configuration file says, unchecked. Raises ConfigError: it cannot be read, or is no TOML."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no configuration file {path}", hint="write one with `coatcheck init`, or leave --config out"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name a file that you may read") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(error)) from None
-
-
-def _toml_hint(error: Exception) -> str:
-    if isinstance(error, tomllib.TOMLDecodeError):
-        return str(error).lower()
-    return "the file must be UTF-8" if isinstance(error, UnicodeDecodeError) else "a number or a nesting knows no end"
 
 
 def _refuse_unknown_variables() -> None:

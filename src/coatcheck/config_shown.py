@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from coatcheck.config import PREFIX, Config, find_file, in_file, load
+from coatcheck.config import PREFIX, Config, find_file, load
+from coatcheck.config_file import in_file
 
 Origin = Literal["default", "file", "environment"]
 HIDDEN = "********"

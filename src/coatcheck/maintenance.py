@@ -56,7 +56,7 @@ def _partitions(config: Config) -> Kept:
     if by is None:
         return Kept()
     dsn, table = custody.dsn(config), config.target.table
-    with schema.turn(dsn), connect(dsn) as connection, translated("maintain the target's partitions"):
+    with translated("maintain the target's partitions"), schema.turn(dsn), connect(dsn) as connection:
         kept = partitions.keep(connection, table, by)
         if kept.made:  # who gives rows new tokens needs to be let into each partition
             roles.install(connection, table, config.plan())
@@ -65,7 +65,7 @@ def _partitions(config: Config) -> Kept:
 
 def _erase_epochs(config: Config, why: Why | None, left: list[Left]) -> Iterator[int]:
     """Erase the epochs that are kept no longer; yield those that are gone."""
-    due = _due(config)
+    due = _due(config, left)
     if not due:
         return
     if why is None:
@@ -82,9 +82,16 @@ def _erase_epochs(config: Config, why: Why | None, left: list[Left]) -> Iterator
             yield epoch
 
 
-def _due(config: Config) -> list[int]:
+def _due(config: Config, left: list[Left]) -> list[int]:
     if not config.vault.keep_epochs:
         return []
     before = Epochs(config.vault.epoch).first_day(config.vault.keep_epochs)
     with connect(custody.dsn(config)) as connection, translated("look at the vault's epochs"):
-        return [epoch for (epoch,) in connection.execute(query("vault_epochs")) if ended_before(epoch, before)]
+        found = [epoch for (epoch,) in connection.execute(query("vault_epochs"))]
+        allowed = connection.execute(query("may_vault_other_epochs")).fetchone()
+        if allowed and allowed[0]:
+            found += [epoch for (epoch,) in connection.execute(query("vault_other_epochs"))]
+        else:
+            hint = "run it as a member of coatcheck_owner"
+            left.append(Left("this login cannot see whether coatcheck.vault_other has epochs that are due", hint))
+    return sorted(epoch for epoch in found if ended_before(epoch, before))

@@ -50,6 +50,15 @@ FILES = (
     ('[columns]\nx = { from = "x", type = "text", mask = "token" }\n', "x: .*needs a domain"),
     ('[columns]\nx = { type = "text" }\n', "columns.x.from: "),
     ('[columns]\nx = { from = "x", type = "text", mask = "sha256-insecure" }\n', "refused unless"),
+    ('[target]\npartition_by = "nowhere"\n', "target.partition_by: no column in clear of type date or timestamptz"),
+    ('[target]\npartition_by = "masked_ip"\n', "target.partition_by: no column in clear"),
+    ('[target]\npartition_by = "app_version"\n', "target.partition_by: no column in clear"),
+    (
+        '[target]\npartition_by = "x"\n[columns.x]\nfrom = "x"\ntype = "date"\nmask = "drop"\n',
+        "target.partition_by: no c",
+    ),
+    ('[target]\npartition = "week"\n', "target.partition: "),
+    ("[target]\nkeep_partitions = -1\n[vault]\nkeep_epochs = 1001\n", "target.keep_partitions: .*vault.keep_epochs: "),
 )
 VARIABLES = (
     ("COATCHECK_SUORCE__QUEUE", "unknown environment variable COATCHECK_SUORCE__QUEUE"),

@@ -76,7 +76,7 @@ def test_every_command_has_a_transcript() -> None:
     for name in ("init", "check", "migrate", "run", "send", "status", "redrive", "keys init", "keys list",
                  "keys rotate", "keys retokenize", "keys retire", "keys rotate-seal", "keys rewrap",
                  "keys retire-seal", "reveal request", "reveal approve", "reveal deny", "reveal open", "reveal list",
-                 "reveal policy", "find", "audit list", "audit verify"):  # fmt: skip
+                 "reveal policy", "find", "audit list", "audit verify", "maintain"):  # fmt: skip
         assert any(line.startswith(name) for line in shown), name
     for name in ("list", "show", "retry", "discard"):
         assert any(line.startswith(f"quarantine {name}") for line in shown), name

@@ -34,9 +34,9 @@ def maintain(context: click.Context, reason: str, ticket: str | None, as_json: b
         terminal.out_json(asdict(done))
     else:
         _say(done)
-    for what, hint in done.left:
-        terminal.warn(what)
-        terminal.hint(hint)
+    for left in done.left:
+        terminal.warn(left.what)
+        terminal.hint(left.hint)
     if done.left:
         context.exit(1)
 

@@ -26,8 +26,10 @@ def _days(epoch: int) -> tuple[date, date]:
     """Return the first day of an epoch, and the first after it. Raises ValueError: there is no such epoch."""
     text = str(epoch)
     year = int(text[:4])
-    months, place = {4: (12, 1), 5: (3, int(text[4:] or 1)), 6: (1, int(text[4:] or 1))}[len(text)]
-    month = (place - 1) * months
+    months = {4: 12, 5: 3, 6: 1}.get(len(text))
+    if months is None:
+        raise ValueError("a year, a year and a digit, or a year and two digits")
+    month = (int(text[4:] or 1) - 1) * months
     return date(year, month + 1, 1), date(year + (month + months) // 12, (month + months) % 12 + 1, 1)
 
 

@@ -11,6 +11,7 @@ It can be stopped and started again at any moment: what is done is found done. A
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -212,11 +213,12 @@ class Retokenizer:
         update = self._update()
         for part, ranges in self._parts():
             statement = update.format(target=part)
-            for first, beyond in ranges:
-                block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
-                self._sealed(part, block_range)
-                done.rows += self._execute(statement, block_range).rowcount
-                self._progress(done)
+            with suppress(psycopg.errors.UndefinedTable):  # a partition that was dropped meanwhile
+                for first, beyond in ranges:
+                    block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
+                    self._sealed(part, block_range)
+                    done.rows += self._execute(statement, block_range).rowcount
+                    self._progress(done)
 
     def _parts(self) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
         found = self._connection.execute(query("retokenize_parts"), {"target": _quoted(self._table)}).fetchall()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from coatcheck.config import Config, find_file, load, write_default
+from coatcheck.config import Config, find_file, load
+from coatcheck.config_file import write_default
 from coatcheck.config_columns import ColumnConfig
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, ColumnType, Kind, Mask, Parse

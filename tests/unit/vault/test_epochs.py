@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck.vault.epochs import Epochs, Period, epoch_of
+from coatcheck.vault.epochs import Epochs, Period, ended_before, epoch_of
 
 PERIODS: tuple[Period, ...] = ("year", "quarter", "month")
 DAYS = st.dates(date(1970, 1, 2), date(9998, 12, 31))
@@ -115,3 +115,39 @@ def test_the_epochs_ahead_of_a_winter_day() -> None:
 def test_the_clock_is_that_of_the_machine() -> None:
     before, now, after = datetime.now(UTC).date(), Epochs("month").now(), datetime.now(UTC).date()
     assert epoch_of(before, "month") <= now <= epoch_of(after, "month")
+
+
+@given(DAYS, st.integers(0, 1000), st.sampled_from(PERIODS))
+def test_the_first_day_of_what_is_kept(day: date, finished: int, period: Period) -> None:
+    first = Epochs(period, clock=Clock(seconds(day))).first_day(finished)
+    months = {"year": 12, "quarter": 3, "month": 1}[period]
+    behind = (day.year - first.year) * 12 + day.month - first.month
+    assert (first.day, (first.month - 1) % months) == (1, 0)
+    assert behind // months == finished
+
+
+@given(DAYS, DAYS, st.sampled_from(PERIODS))
+def test_an_epoch_has_ended_when_its_last_day_is_over(one: date, two: date, period: Period) -> None:
+    assert ended_before(epoch_of(one, period), two) == (epoch_of(two, period) > epoch_of(one, period))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "end"),
+    [
+        (2026, "2027-01-01"),
+        (20261, "2026-04-01"),
+        (20264, "2027-01-01"),
+        (202602, "2026-03-01"),
+        (202612, "2027-01-01"),
+    ],
+)
+def test_the_end_of_an_epoch(epoch: int, end: str) -> None:
+    day = date.fromisoformat(end)
+    assert ended_before(epoch, day)
+    assert not ended_before(epoch, day - timedelta(days=1))
+
+
+@pytest.mark.parametrize("number", [20260, 20265, 20269, 202600, 202613, 202699, 0, 1, 12345678, 99999, 9999, 999912])
+def test_what_is_no_epoch_or_never_ends_has_not_ended(number: int) -> None:
+    """Whoever has made a partition of that name, it is not ours to take away."""
+    assert not ended_before(number, date.max)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
 
 import psycopg
@@ -24,9 +24,13 @@ from coatcheck.sql.sqlstate import sqlstate_of
 Period = Literal["day", "month", "year"]
 _BEHIND = timedelta(days=14)  # so old may a message be that comes now
 _AHEAD = {"day": timedelta(days=14), "month": timedelta(days=40), "year": timedelta(days=40)}
-_BOUNDS = re.compile(r"FOR VALUES FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \((?:'(?P<end>[^']+)'|MAXVALUE)\)")
+_BOUNDS = re.compile(r"FOR VALUES FROM \('?(?P<start>[^')]+)'?\) TO \('?(?P<end>[^')]+)'?\)")
+_ISOLATION = psycopg.IsolationLevel.READ_COMMITTED  # whatever the database's default: each look sees what it waited for
 _LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for the table: it gives up before they notice
 _PATTERNS = {"day": "%Y%m%d", "month": "%Y%m", "year": "%Y"}
+_MOST_MOVED = 10_000  # rows for which loaders are made to wait
+_STRAYS = "rows of its time are in the default partition: move them by hand in a quiet hour"
+_SETTINGS = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'"  # in which bounds are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class Span(NamedTuple):
     end: date
 
 
-class Left(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Left:
     """What is due and was not done, and what to do about it."""
 
     what: str
@@ -78,7 +83,10 @@ def _before(start: date, period: Period, count: int) -> date:
 
 def cutoff(by: Partitioning, today: date) -> date:
     """Return the day before which nothing is kept."""
-    return _before(_start(today, by.period), by.period, by.keep) if by.keep else date.min
+    try:
+        return _before(_start(today, by.period), by.period, by.keep) if by.keep else date.min
+    except OverflowError:  # more years than there have been
+        return date.min
 
 
 def wanted(by: Partitioning, today: date) -> Iterator[Span]:
@@ -90,9 +98,21 @@ def wanted(by: Partitioning, today: date) -> Iterator[Span]:
         start = end
 
 
+def gaps(span: Span, there: Iterable[Span]) -> Iterator[Span]:
+    """Yield the parts of a span in which there is no partition."""
+    start = span.start
+    for part in sorted(there):
+        if start < (end := min(part.start, span.end)):
+            yield Span(start, end)
+        start = max(start, part.end)
+    if start < span.end:
+        yield Span(start, span.end)
+
+
 def _name(table: str, by: Partitioning, span: Span) -> str:
     schema, dot, name = table.rpartition(".")
-    return f"{schema}{dot}{name[:50]}_{span.start.strftime(_PATTERNS[by.period])}"
+    pattern = _PATTERNS[by.period if span.start == _start(span.start, by.period) else "day"]
+    return f"{schema}{dot}{name[:50]}_{span.start.strftime(pattern)}"
 
 
 def other_name(table: str) -> str:
@@ -120,53 +140,65 @@ def today() -> date:
 
 
 def _create(table: str, by: Partitioning, span: Span) -> sql.Composed:
-    statement = "CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})"
     name, parent = table_identifier(_name(table, by, span)), table_identifier(table)
-    bounds = (sql.Literal(f"{day.isoformat()} 00:00+00") for day in span)
-    return sql.SQL(statement).format(name, parent, *bounds)
+    return sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(name, parent, *_bounds(span))
+
+
+def _bounds(span: Span) -> Iterator[sql.Literal]:
+    return (sql.Literal(f"{day.isoformat()} 00:00+00") for day in span)
 
 
 class _Partition(NamedTuple):
     schema: str
     name: str
     span: Span | None  # None: the default partition
+    owner: str  # of the table
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
 
 
 def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[_Partition]:
     """Return the partitions there are. Raises ConfigError: the table is not partitioned in this way."""
     schema, _, name = table.rpartition(".")
-    found = connection.execute(query("partitions"), {"schema": schema or None, "name": name}).fetchall()
+    with connection.transaction():
+        connection.execute(_SETTINGS)
+        found = connection.execute(query("partitions"), {"schema": schema or None, "name": name}).fetchall()
     column = sql.Identifier(by.column).as_string(connection)
-    if not found or found[0][0] not in {f"RANGE ({by.column})", f"RANGE ({column})"}:
+    if not found or found[0][1] not in {f"RANGE ({by.column})", f"RANGE ({column})"}:
         raise ConfigError(
             f"{table} is not partitioned by {by.column}, as [target] partition_by says",
             hint="a table is partitioned when it is created: let `coatcheck migrate` make a new one, move the rows, "
             "or leave partition_by out",
         )
-    return [_Partition(schema, name, _span(bounds)) for _, schema, name, bounds in found if name is not None]
+    return [_Partition(schema, name, _span(bounds), owner) for owner, _, schema, name, bounds in found if name]
 
 
 def _span(bounds: str) -> Span | None:
     match = _BOUNDS.fullmatch(bounds)
-    if match is None:
-        return None
-    start, end = match["start"], match["end"]
-    return Span(
-        date.fromisoformat(start[:10]) if start else date.min,
-        date.fromisoformat(end[:10]) if end else date.max,
-    )
+    return Span(_midnight(match["start"]), _midnight(match["end"], after=True)) if match else None
+
+
+def _midnight(bound: str, *, after: bool = False) -> date:
+    """Return the last midnight before a bound, or the first after it: no partition has more than its span."""
+    if bound in ("MINVALUE", "-infinity") or bound.endswith(" BC"):
+        return date.min
+    try:
+        moment = datetime.fromisoformat(bound)
+        return moment.date() + timedelta(days=after and moment.time() != time.min)
+    except (ValueError, OverflowError):  # MAXVALUE, infinity, the year 10,000
+        return date.max
 
 
 def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[str]:
     """Return the names of the partitions that are wanted and not there. Raises ConfigError, psycopg.Error."""
-    with connection.transaction():
-        connection.execute("SET LOCAL timezone = 'UTC'")
-        there = [part.span for part in _partitions(connection, table, by) if part.span]
-    return [
-        _name(table, by, span)
-        for span in wanted(by, today())
-        if not any(one.start <= span.start and span.end <= one.end for one in there)
-    ]
+    return [_name(table, by, gap) for gap in _missing(connection, table, by)]
+
+
+def _missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
+    there = [part.span for part in _partitions(connection, table, by) if part.span]
+    return [gap for span in wanted(by, today()) for gap in gaps(span, there)]
 
 
 def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> Kept:
@@ -174,29 +206,31 @@ def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> K
 
     `connection` is in autocommit mode, and of the table's owner. Raises ConfigError, psycopg.Error.
     """
+    connection.isolation_level = _ISOLATION
     work = _Work(connection, table, by)
-    lacking = set(missing(connection, table, by))
-    for span in wanted(by, today()):
-        if _name(table, by, span) in lacking:
-            work.make(span)
+    others = [part for part in _partitions(connection, table, by) if part.span is None]
+    for span in _missing(connection, table, by):
+        work.make(span, *others)
     if by.keep:
-        with connection.transaction():
-            connection.execute("SET LOCAL timezone = 'UTC'")
-            there = _partitions(connection, table, by)
-        for part in there:
+        for part in _partitions(connection, table, by):
             work.drop(part, cutoff(by, today()))
     return Kept(tuple(work.made), tuple(work.dropped), work.deleted, tuple(work.left))
 
 
 def upkeep(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object], left: list[Left]) -> int:
-    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error."""
+    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error.
+
+    `connection` is in autocommit mode.
+    """
     allowed = connection.execute(query(f"may_{name}")).fetchone()
     if not (allowed and allowed[0]):
         hint = "run it as a member of coatcheck_owner or coatcheck_loader"
         left.append(Left(f"this login may not call coatcheck.{name}", hint))
         return 0
+    connection.isolation_level = _ISOLATION
     try:
-        done = connection.execute(query(name), parameters).fetchone()
+        with connection.transaction():
+            done = connection.execute(query(name), parameters).fetchone()
     except psycopg.errors.LockNotAvailable:
         left.append(Left(f"coatcheck.{name} found its tables in use", "run it again"))
         return 0
@@ -210,41 +244,87 @@ class _Work:
         self.dropped: list[str] = []
         self.deleted = 0
         self.left: list[Left] = []
+        self._busy = False
 
-    def make(self, span: Span) -> None:
-        """Make one partition."""
+    def make(self, span: Span, *others: _Partition) -> None:
+        """Make one partition; rows of its time that are in the default partition move there, if they are few."""
         name = _name(self._table, self._by, span)
-        if self._done(f"partition {name} is missing", _create(self._table, self._by, span)) is not None:
+        statement = _create(self._table, self._by, span)
+        if others and (rows := self._strays(span, others[0])):
+            if rows > _MOST_MOVED:
+                self.left.append(Left(f"partition {name} is missing", f"over {_MOST_MOVED:,} {_STRAYS}"))
+                return
+            statement = self._moving(span, others[0])
+        for other in others:  # who makes it may be a member of the owner; it is to be dropped by him, too
+            owner = sql.SQL("; ALTER TABLE {} OWNER TO {}")
+            statement += owner.format(table_identifier(name), sql.Identifier(other.owner))
+        if self._done(f"partition {name} is missing", statement) is not None:
             self.made.append(name)
+
+    def _in(self, span: Span) -> sql.Composed:
+        """Return the condition under which a row belongs to a span."""
+        return sql.SQL("{0} >= {1} AND {0} < {2}").format(sql.Identifier(self._by.column), *_bounds(span))
+
+    def _strays(self, span: Span, other: _Partition) -> int:
+        """Return how many rows of a span there are in the default partition, counted up to one more than are moved."""
+        look = sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE {} LIMIT {}) AS strays")
+        try:
+            found = self._connection.execute(look.format(other.identifier, self._in(span), _MOST_MOVED + 1)).fetchone()
+        except psycopg.errors.InsufficientPrivilege:  # nor may it make the partition, which is told
+            return 0
+        return int(found[0]) if found else 0
+
+    def _moving(self, span: Span, other: _Partition) -> sql.Composed:
+        """Return the statements that make a partition with its rows; loaders wait, or a row could slip in behind."""
+        return sql.SQL(
+            "LOCK TABLE {parent} IN SHARE ROW EXCLUSIVE MODE; "
+            "CREATE TABLE {part} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS); "
+            "WITH strays AS (DELETE FROM {other} WHERE {condition} RETURNING *) "
+            "INSERT INTO {part} SELECT * FROM strays; "
+            "ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({start}) TO ({end})"
+        ).format(
+            parent=table_identifier(self._table),
+            part=table_identifier(_name(self._table, self._by, span)),
+            other=other.identifier,
+            condition=self._in(span),
+            **dict(zip(("start", "end"), _bounds(span), strict=True)),
+        )
 
     def drop(self, part: _Partition, before: date) -> None:
         """Drop a partition if all of it is older; of the default partition delete what is."""
-        table = sql.Identifier(part.schema, part.name)
-        record = {"partition": part.name, "before": before.isoformat()}
+        if self._busy:  # each further try would stop the loaders for as long again
+            return
+        table = part.identifier
+        record = {"partition": f"{part.schema}.{part.name}", "before": before.isoformat()}
         if part.span is None:
             delete = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
                 table, sql.Identifier(self._by.column), sql.Literal(f"{before.isoformat()} 00:00+00")
             )
             self.deleted += self._done(f"{part.name} holds rows of before {before}", delete, record) or 0
         elif part.span.end <= before:
-            statement = sql.SQL("DROP TABLE {}").format(table)
+            # detached first: what somebody has taken out at this moment, to keep it elsewhere, is no partition any more
+            detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}; DROP TABLE {}")
+            statement = detach.format(table_identifier(self._table), table, table)
             if self._done(f"partition {part.name} is to be dropped", statement, record) is not None:
                 self.dropped.append(part.name)
 
     def _done(self, what: str, statement: sql.Composed, record: Mapping[str, object] | None = None) -> int | None:
         """Carry out a statement; return the rows it took (-1: they were not counted), or None: it was not done.
 
-        What takes rows away stands on the audit trail, in the same transaction.
+        What takes rows away stands on the audit trail, in the same transaction. Raises psycopg.Error: the connection is
+        lost.
         """
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-                self._connection.execute("SET LOCAL timezone = 'UTC'")
                 rows = self._connection.execute(statement).rowcount
                 if record and rows:
                     detail = json.dumps(dict(record) | ({"rows": rows} if rows > 0 else {}))
                     self._connection.execute(query("record"), {"event": "rows dropped", "detail": detail})
         except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            self._busy |= isinstance(error, psycopg.errors.LockNotAvailable)
             self.left.append(Left(f"{what}: PostgreSQL answers {sqlstate_of(error)}", _hint(error, self._table)))
             return None
         return rows
@@ -254,9 +334,11 @@ def _hint(error: psycopg.Error, table: str) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return f"run it as the owner of {table}, who is a member of coatcheck_owner"
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return "the table was in use for longer than 2 s; run it again"
+        return f"the table was in use for longer than {_LOCK_TIMEOUT}; run it again"
     if isinstance(error, psycopg.errors.CheckViolation):
-        return f"rows of its time are in {other_name(table)} already, and stay there; move them by hand in a quiet hour"
+        return f"rows of its time came into {other_name(table)} at this moment; run it again"
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return "somebody has taken it out at this moment: it is his"
     if isinstance(error, psycopg.errors.DuplicateTable):
         return "a table of this name exists and is no partition for this time: rename it"
     return "see PostgreSQL's log"

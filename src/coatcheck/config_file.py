@@ -1,0 +1,43 @@
+"""The configuration file: written to start from, and read as it is."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from coatcheck.errors import ConfigError
+
+
+def write_default(path: Path) -> None:
+    """Write the login pipeline as a file to start from. Raises ConfigError: the file exists, or cannot be written."""
+    text = (resources.files("coatcheck") / "coatcheck.default.toml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", hint="it is never overwritten; move it away first") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
+
+
+def in_file(path: Path) -> dict[str, Any]:
+    """Return what a configuration file says, unchecked. Raises ConfigError: it cannot be read, or is no TOML."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration file {path}", hint="write one with `coatcheck init`, or leave --config out"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name a file that you may read") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(error)) from None
+
+
+def _toml_hint(error: Exception) -> str:
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error).lower()
+    return "the file must be UTF-8" if isinstance(error, UnicodeDecodeError) else "a number or a nesting knows no end"
