@@ -15,8 +15,8 @@ import pytest
 
 from coatcheck.cli.reference import commands, pages
 from coatcheck.config import Config, load
-from coatcheck.config_file import write_default
 from coatcheck.config_columns import ColumnConfig
+from coatcheck.config_file import write_default
 from coatcheck.demo.samples import sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
 from coatcheck.pipeline.message import REASONS, Reason

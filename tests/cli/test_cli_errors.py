@@ -58,6 +58,7 @@ FILES = (
         "target.partition_by: no c",
     ),
     ('[target]\npartition = "week"\n', "target.partition: "),
+    ("[target]\nkeep_partitions = 2\n", "target.keep_partitions: is for a table with target.partition_by"),
     ("[target]\nkeep_partitions = -1\n[vault]\nkeep_epochs = 1001\n", "target.keep_partitions: .*vault.keep_epochs: "),
 )
 VARIABLES = (

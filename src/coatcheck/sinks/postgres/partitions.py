@@ -248,6 +248,8 @@ class _Work:
 
     def make(self, span: Span, *others: _Partition) -> None:
         """Make one partition; rows of its time that are in the default partition move there, if they are few."""
+        if self._busy:  # each further try would stop the loaders for as long again
+            return
         name = _name(self._table, self._by, span)
         statement = _create(self._table, self._by, span)
         if others and (rows := self._strays(span, others[0])):
@@ -292,7 +294,7 @@ class _Work:
 
     def drop(self, part: _Partition, before: date) -> None:
         """Drop a partition if all of it is older; of the default partition delete what is."""
-        if self._busy:  # each further try would stop the loaders for as long again
+        if self._busy:
             return
         table = part.identifier
         record = {"partition": f"{part.schema}.{part.name}", "before": before.isoformat()}
