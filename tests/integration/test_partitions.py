@@ -316,7 +316,7 @@ def test_a_table_in_use_is_left_for_the_next_run(database: Database, calendar: C
     assert (done.partitions_dropped, done.rows_deleted) == (("logins_20261115", "logins_20261116"), 1)
     assert maintain(config) == DONE_BEFORE
     assert [detail["partition"] for _, detail in recorded(database)] == [
-        "public.logins_other", "public.logins_20261116", "public.logins_20261115",
+        "public.logins_20261115", "public.logins_20261116", "public.logins_other",
     ]  # fmt: skip
 
 
