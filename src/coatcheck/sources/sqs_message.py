@@ -8,11 +8,22 @@ the messages of FIFO queues get keys without a date.
 from __future__ import annotations
 
 import hashlib
+import re
+
+import msgspec
 
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
 from coatcheck.pipeline.message import Message
 from coatcheck.sources.sqs_wire import WireMessage
 
+TRACE_ATTRIBUTE, TRACE_SYSTEM_ATTRIBUTE = "traceparent", "AWSTraceHeader"
+"""Where a producer says which span sent a message: W3C Trace Context, and AWS X-Ray."""
+_W3C = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?P<more>-.*)?"
+)
+_XRAY = re.compile(r"(?:^|;) ?Root=1-(?!0{8}-0{24})([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)")
+_XRAY_PARENT = re.compile(r"(?:^|;) ?Parent=(?!0{16})([0-9a-f]{16})(?:;|$)")
+_XRAY_LENGTH = 500
 _DIGITS = 15
 
 
@@ -45,6 +56,30 @@ def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
         now_ms,
         _undated(origin, wire.message_id) if fifo else origin,
     )
+
+
+def traced_message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
+    """Return the message with the span that sent it, if it says so."""
+    message, producer = message_of(wire, now_ms, fifo=fifo), producer_of(wire)
+    return msgspec.structs.replace(message, producer=producer) if producer else message
+
+
+def producer_of(wire: WireMessage) -> str | None:
+    """Return the span that sent a message, as a `traceparent` of version 00; None if nothing well-formed names one.
+
+    Anybody who may send can write these attributes. Only the two ids and the sampled flag go on: a `tracestate`, or
+    what else stands there, is text of the sender's choice and may be about a person.
+    """
+    attribute = wire.message_attributes.get(TRACE_ATTRIBUTE)
+    text = attribute.string_value if attribute is not None else None
+    match = _W3C.fullmatch(text) if isinstance(text, str) else None
+    if match is not None and not (match["version"] == "00" and match["more"]):
+        return f"00-{match[2]}-{match[3]}-0{int(match[4], 16) & 1}"
+    header = wire.attributes.get(TRACE_SYSTEM_ATTRIBUTE, "")[:_XRAY_LENGTH]
+    root, parent = _XRAY.search(header), _XRAY_PARENT.search(header)
+    if root is None or parent is None:
+        return None
+    return f"00-{root[1]}{root[2]}-{parent[1]}-0{int('Sampled=1' in header)}"
 
 
 def _undated(origin: str | None, message_id: str) -> str:
