@@ -42,8 +42,9 @@ def supervise(
 ) -> Counts:
     """Run `workers` processes of `coatcheck ARGUMENTS --place N` until stopped, or with `drain` until each has drained.
 
-    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere); `export` is
-    given what returns them. Raises the CoatcheckError of a worker that no restart mends (exit codes 2 and 4), and with `drain` also UnreachableError (3).
+    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere); the block of
+    `export` is given what returns them. Raises the CoatcheckError of a worker that no restart mends (exit codes 2 and
+    4), and with `drain` also UnreachableError (3).
     """
     supervisor = _Supervisor(arguments, drain=drain, tick=tick)
     with Endpoint(listen, supervisor.samples) if listen else nullcontext(), export(supervisor.samples):

@@ -52,7 +52,7 @@ def _installed(config: Config) -> bool:
     OpenTelemetry's own variable may be meant for other programs: by that alone nobody is kept from loading.
     """
     try:
-        from coatcheck.ops import otlp as _  # noqa: PLC0415 - see above
+        from coatcheck.ops import otlp as _  # noqa: F401, PLC0415 - is it there?
     except ImportError:
         if config.telemetry.otlp_endpoint:
             raise ConfigError(

@@ -83,7 +83,7 @@ class Export(SpanProcessor):
         self._wake.set()
         self._thread.join(_LAST_S)
         self._metrics.shutdown()  # ends a pause between two tries; a request under way ends with the process
-        self._spans.shutdown()
+        self._spans.shutdown()  # type: ignore[no-untyped-call]  # it lacks its annotation
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep a span that has ended until it is exported. Called in the event loop: it must not wait."""
@@ -93,14 +93,15 @@ class Export(SpanProcessor):
 
     def _run(self) -> None:
         due = time.monotonic() + self._every_s
-        while not self._closing:
+        last = False
+        while not last:
             self._wake.wait(min(_SPANS_S, max(0.0, due - time.monotonic())))
             self._wake.clear()
-            if time.monotonic() >= due:
+            last = self._closing
+            if last or time.monotonic() >= due:
                 due = time.monotonic() + self._every_s
                 self._try("metrics", self._export_metrics)
             self._try("traces", self._export_spans)
-        self._try("metrics", self._export_metrics)
 
     def _export_metrics(self) -> bool:
         if self._read is None:
@@ -117,6 +118,7 @@ class Export(SpanProcessor):
 
     def _try(self, what: str, export: Callable[[], bool]) -> None:
         session = self._sessions[what]
+        session.said = ""
         try:
             done = export()
         except Exception as error:  # noqa: BLE001 - whatever a collector or a library does, the loader goes on
@@ -126,12 +128,13 @@ class Export(SpanProcessor):
             _log.warning("the collector takes telemetry again", extra={"function": what})
         elif not done and what not in self._failing:
             self._failing.add(what)
-            _log.warning("telemetry cannot be exported for now", extra={"function": what, "code": session.said})
+            code = session.said or "Unsent"
+            _log.warning("telemetry cannot be exported for now", extra={"function": what, "code": code})
 
 
 def _named(headers: str) -> dict[str, str]:
     """Read headers as OTEL_EXPORTER_OTLP_HEADERS has them. Raises ConfigError."""
-    named = parse_env_headers(headers, liberal=True)
+    named = dict(parse_env_headers(headers, liberal=True))
     if headers and not named:
         raise ConfigError("telemetry.otlp_headers holds no header", hint="write name=value,name=value")
     return named

@@ -28,6 +28,7 @@ from opentelemetry.trace import (
 from coatcheck.pipeline.message import NO_TRACE, Message, Trace
 from coatcheck.version import __version__
 
+_Told = dict[str, int | str]
 MOST_LINKS = 128
 """Of one span; OpenTelemetry's own default limit. Further producers are not named."""
 
@@ -60,8 +61,8 @@ class BatchTracer:
         self._tracer = provider.get_tracer("coatcheck", __version__)
         name = queue.rstrip("/").rpartition("/")[2]
         self._name = f"process {name}"
-        self._queue = {"messaging.system": "aws_sqs", "messaging.destination.name": name}
-        self._stages: dict[str, tuple[SpanKind, dict[str, str]]] = {
+        self._queue: _Told = {"messaging.system": "aws_sqs", "messaging.destination.name": name}
+        self._stages: dict[str, tuple[SpanKind, _Told]] = {
             "receive": (SpanKind.INTERNAL, {}),
             "travel": (SpanKind.INTERNAL, {}),
             "write": (SpanKind.CLIENT, {"db.system.name": "postgresql"}),
@@ -79,9 +80,7 @@ class BatchTracer:
 class _BatchTrace:
     """The trace of one batch that is sampled."""
 
-    def __init__(
-        self, tracer: Tracer, span: Span, began_ns: int, stages: Mapping[str, tuple[SpanKind, dict[str, str]]]
-    ) -> None:
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int, stages: Mapping[str, tuple[SpanKind, _Told]]) -> None:
         self._tracer, self._span, self._began_ns, self._stages = tracer, span, began_ns, stages
         self._here = set_span_in_context(span)
         self._linked: set[str] = set()
@@ -121,11 +120,11 @@ class _BatchTrace:
         self._span.end()
 
 
-def _operation(name: str, kind: str) -> dict[str, str]:
+def _operation(name: str, kind: str) -> _Told:
     return {"messaging.operation.name": name, "messaging.operation.type": kind}
 
 
-def _attributes(told: Mapping[str, int | str]) -> dict[str, int | str]:
+def _attributes(told: _Told) -> _Told:
     """Return what is told as attributes. Raises LookupError: one of them is not of the list."""
     return {ATTRIBUTES[name]: value for name, value in told.items()}
 
