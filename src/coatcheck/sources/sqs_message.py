@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 
-import msgspec
-
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
 from coatcheck.pipeline.message import Message
 from coatcheck.sources.sqs_wire import WireMessage
 
 TRACE_ATTRIBUTE, TRACE_SYSTEM_ATTRIBUTE = "traceparent", "AWSTraceHeader"
 """Where a producer says which span sent a message: W3C Trace Context, and AWS X-Ray."""
-_W3C = re.compile(
-    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?P<more>-.*)?"
+_W3C = re.compile(  # version 00 ends after the flags, later ones may go on
+    r"(?:00(?=-.{52}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
+_SAMPLED = frozenset("13579bdf")
 _XRAY = re.compile(r"(?:^|;) ?Root=1-(?!0{8}-0{24})([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)")
 _XRAY_PARENT = re.compile(r"(?:^|;) ?Parent=(?!0{16})([0-9a-f]{16})(?:;|$)")
 _XRAY_LENGTH = 500
@@ -40,8 +39,8 @@ def numeric(attributes: dict[str, str], name: str, otherwise: int) -> int:
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
 
 
-def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
-    """Return the message; `now_ms` is its receive time."""
+def message_of(wire: WireMessage, now_ms: int, *, fifo: bool, producer: str | None = None) -> Message:
+    """Return the message; `now_ms` is its receive time, `producer` the span that sent it, if that is of interest."""
     sent_ms, origin = numeric(wire.attributes, "SentTimestamp", now_ms), None
     if wire.message_attributes:
         attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
@@ -55,13 +54,13 @@ def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
         numeric(wire.attributes, "ApproximateReceiveCount", 1),
         now_ms,
         _undated(origin, wire.message_id) if fifo else origin,
+        producer,
     )
 
 
 def traced_message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
     """Return the message with the span that sent it, if it says so."""
-    message, producer = message_of(wire, now_ms, fifo=fifo), producer_of(wire)
-    return msgspec.structs.replace(message, producer=producer) if producer else message
+    return message_of(wire, now_ms, fifo=fifo, producer=producer_of(wire))
 
 
 def producer_of(wire: WireMessage) -> str | None:
@@ -72,11 +71,11 @@ def producer_of(wire: WireMessage) -> str | None:
     """
     attribute = wire.message_attributes.get(TRACE_ATTRIBUTE)
     text = attribute.string_value if attribute is not None else None
-    match = _W3C.fullmatch(text) if isinstance(text, str) else None
-    if match is not None and not (match["version"] == "00" and match["more"]):
-        return f"00-{match[2]}-{match[3]}-0{int(match[4], 16) & 1}"
+    if isinstance(text, str) and _W3C.fullmatch(text):
+        return f"00-{text[3:52]}-0{int(text[54] in _SAMPLED)}"
     header = wire.attributes.get(TRACE_SYSTEM_ATTRIBUTE, "")[:_XRAY_LENGTH]
-    root, parent = _XRAY.search(header), _XRAY_PARENT.search(header)
+    root = _XRAY.search(header) if header else None
+    parent = _XRAY_PARENT.search(header) if root else None
     if root is None or parent is None:
         return None
     return f"00-{root[1]}{root[2]}-{parent[1]}-0{int('Sampled=1' in header)}"
