@@ -134,3 +134,13 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record.getMessage() for record in records] == [
         "OTEL_EXPORTER_OTLP_ENDPOINT is set, but coatcheck[otel] is not installed: nothing is exported"
     ]
+
+
+def test_check_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"telemetry": {"otlp_endpoint": "http://127.0.0.1:1"}})
+    telemetry.check(config)
+    telemetry.check(Config())
+    monkeypatch.setitem(sys.modules, "coatcheck.ops.otlp", None)
+    monkeypatch.delattr("coatcheck.ops.otlp")
+    with pytest.raises(ConfigError, match="not installed"):
+        telemetry.check(config)
