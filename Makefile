@@ -84,7 +84,7 @@ mutate: setup  ## mutation testing of the modules that make keys, tokens and sea
 	@$(BIN)/python -m tests.mutation
 
 lock: setup  ## resolve the lock files anew; UPGRADE=--upgrade: to the newest versions
-	@$(COMPILE) --extra demo --group dev pyproject.toml -o $(LOCK)
+	@$(COMPILE) --extra demo --extra otel --group dev pyproject.toml -o $(LOCK)
 	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
 	@for name in $(TOOLS); do $(COMPILE) requirements/$$name.in -o requirements/$$name.lock || exit; done
 	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock

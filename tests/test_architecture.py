@@ -12,8 +12,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "loop", "version", "pipeline", "pipeline.message", "pipeline.columns"),
-    ("config_columns", "config_file", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
+    ("errors", "loop", "version", "config_section", "pipeline", "pipeline.message", "pipeline.columns"),
+    ("config_columns", "config_file", "config_telemetry", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
     ("config",),
     (
         "pipeline.decode",
@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
     ("config_shown", "custody"),
-    ("api", "app", "desk", "erasure", "rotation", "trail"),
+    ("api", "app", "desk", "erasure", "rotation", "telemetry", "trail"),
     ("maintenance",),
     ("worker", "supervisor", "terminal"),
     ("aws_lambda",),
@@ -55,9 +55,11 @@ HOMES = {
     "cryptography": ("keys", "sql.certificate"),
     "click": ("cli", "terminal"),
     "rich": ("terminal",),
-    "pydantic": ("config", "config_columns", "cli.reference"),
+    "pydantic": ("config", "config_columns", "config_section", "config_telemetry", "cli.reference"),
     "pydantic_settings": ("config",),
     "uvloop": ("loop",),
+    "opentelemetry": ("ops.otlp", "ops.otlp_metrics", "ops.otlp_spans"),
+    "requests": ("ops.otlp",),
     "boto3": (),
 }
 """Where a third-party library may be imported."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from coatcheck import custody
+from coatcheck import custody, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
@@ -20,6 +20,7 @@ from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.columns import Mask, Parse
 from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
+from coatcheck.pipeline.ports import Tracer, untraced
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
@@ -86,7 +87,7 @@ def _client(config: Config) -> SqsClient:
     return SqsClient(target, ca_bundle=source.ca_bundle)
 
 
-def writer(config: Config, *, give_up_s: float, metrics: Metrics) -> Writer:
+def writer(config: Config, *, give_up_s: float, metrics: Metrics, tracer: Tracer = untraced) -> Writer:
     """Verify keys and database, and wire the road to the sink, which waits out outages for `give_up_s` (0: for ever).
 
     Raises CoatcheckError.
@@ -119,13 +120,14 @@ def writer(config: Config, *, give_up_s: float, metrics: Metrics) -> Writer:
         vault=vault_store(config, keys, sealer, old_forms),
         breaker=Breaker(ratio=config.breaker.ratio, window=config.breaker.window, run=config.breaker.run),
         metrics=metrics,
+        tracer=tracer,
     )
 
 
-def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
+def runner(config: Config, *, drain: bool, metrics: Metrics, tracer: Tracer = untraced) -> Runner:
     """Wire a worker; its `run` verifies the queue. Raises CoatcheckError."""
     give_up_s = config.run.give_up_seconds or (_DRAIN_GIVE_UP_S if drain else 0.0)
-    write = writer(config, give_up_s=give_up_s, metrics=metrics)
+    write = writer(config, give_up_s=give_up_s, metrics=metrics, tracer=tracer)
     source = SqsSource(
         client=_client(config),
         queue=config.source.queue,
@@ -135,6 +137,7 @@ def runner(config: Config, *, drain: bool, metrics: Metrics) -> Runner:
         max_in_flight_bytes=config.source.max_in_flight_bytes,
         give_up_s=give_up_s,
         metrics=metrics,
+        traced=tracer is not untraced,
     )
     limits = Limits(
         messages=config.batch.messages,
@@ -167,6 +170,8 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
 async def check(config: Config) -> list[Finding]:
     """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
     findings = [*_weak_columns(config), *_who_can_reverse(config)]
+    with _as_finding(findings, "config"):
+        telemetry.check(config)
     with _as_finding(findings, "keys"):
         findings += custody.inspect(config)
     with _as_finding(findings, "queue"):

@@ -15,8 +15,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from coatcheck.config_columns import ColumnConfig, Section, login_columns
+from coatcheck.config_columns import ColumnConfig, login_columns
 from coatcheck.config_file import in_file
+from coatcheck.config_section import Section
+from coatcheck.config_telemetry import TelemetryConfig
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
@@ -221,6 +223,9 @@ class Config(BaseSettings):
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="weak modes need an explicit word")
     breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="when too much is rejected")
     metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="how a worker is watched")
+    telemetry: TelemetryConfig = Field(
+        default_factory=TelemetryConfig, description="where metrics and traces go by OpenTelemetry"
+    )
     log: LogConfig = Field(default_factory=LogConfig, description="how a worker tells what it meets")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
 
@@ -294,6 +299,11 @@ class Config(BaseSettings):
     def plan(self) -> tuple[Column, ...]:
         """Return the columns in their configured order."""
         return tuple(column.column(name) for name, column in self.columns.items())
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is told the metrics."""
+        return bool(self.metrics.listen or self.telemetry.endpoint)
 
     def conninfo(self) -> str:
         """Return the PostgreSQL connection string (empty: libpq's own PG* variables decide)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from coatcheck.config_section import Section
 from coatcheck.pipeline.columns import (
     ADDRESS_LENGTH,
     SEALED_LENGTH,
@@ -32,12 +33,6 @@ _PARSE_KINDS = {
     Parse.VERSION: {Kind.INTEGER, Kind.BIGINT},
     Parse.TIMESTAMP: {Kind.DATE, Kind.TIMESTAMPTZ},
 }
-
-
-class Section(BaseModel):
-    """Base of every part of the configuration: frozen, without unknown options, and mute about values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
 
 class ColumnConfig(Section):

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields
 from operator import index
 
@@ -32,15 +32,22 @@ _COUNTED = tuple(field.name for field in fields(Counts) if field.name != "second
 
 
 def supervise(
-    arguments: Sequence[str], *, workers: int, drain: bool, tick: Callable[[Counts], None], listen: str = ""
+    arguments: Sequence[str],
+    *,
+    workers: int,
+    drain: bool,
+    tick: Callable[[Counts], None],
+    listen: str = "",
+    export: Callable[[Callable[[], list[Sample]]], AbstractContextManager[object]] = nullcontext,
 ) -> Counts:
     """Run `workers` processes of `coatcheck ARGUMENTS --place N` until stopped, or with `drain` until each has drained.
 
-    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere). Raises the
-    CoatcheckError of a worker that no restart mends (exit codes 2 and 4), and with `drain` also UnreachableError (3).
+    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere); the block of
+    `export` is given what returns them. Raises the CoatcheckError of a worker that no restart mends (exit codes 2 and
+    4), and with `drain` also UnreachableError (3).
     """
     supervisor = _Supervisor(arguments, drain=drain, tick=tick)
-    with Endpoint(listen, supervisor.samples) if listen else nullcontext():
+    with Endpoint(listen, supervisor.samples) if listen else nullcontext(), export(supervisor.samples):
         return run_async(supervisor.run(workers))
 
 

@@ -15,13 +15,14 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from coatcheck import app
+from coatcheck import app, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import INTERRUPTED, CoatcheckError
 from coatcheck.loop import in_thread, run_async
 from coatcheck.ops.endpoint import Endpoint
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Counts
+from coatcheck.pipeline.ports import Tracer
 from coatcheck.pipeline.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -39,19 +40,25 @@ def run_worker(config: Config, *, drain: bool, tick: Tick, tick_s: float = 0.2, 
 
     The first signal ends it gracefully, a second one at once (exit code 130). `tick` gets counts and metrics every
     `tick_s` seconds. With a `place`, which is its number among the workers of a supervisor, it also ends when its
-    standard input closes, that is when its supervisor is gone, and serves no metrics itself. Raises CoatcheckError.
+    standard input closes, that is when its supervisor is gone, and serves and exports no metrics itself. Raises
+    CoatcheckError.
     """
     metrics = Metrics()
     metrics.set("coatcheck_start_timestamp_seconds", time.time())
     metrics.set("coatcheck_workers", 1)
     metrics.watch("coatcheck_resident_memory_bytes", resident_bytes)
     listen = config.metrics.listen if place is None else ""
-    with Endpoint(listen, metrics.snapshot) if listen else nullcontext():
-        return run_async(_run(config, drain=drain, tick=tick, tick_s=tick_s, place=place, metrics=metrics))
+    with (
+        Endpoint(listen, metrics.snapshot) if listen else nullcontext(),
+        telemetry.exporting(config, read=metrics.snapshot if place is None else None) as tracer,
+    ):
+        return run_async(
+            _run(config, drain=drain, tick=tick, tick_s=tick_s, place=place, metrics=metrics, tracer=tracer)
+        )
 
 
 async def _run(
-    config: Config, *, drain: bool, tick: Tick, tick_s: float, place: int | None, metrics: Metrics
+    config: Config, *, drain: bool, tick: Tick, tick_s: float, place: int | None, metrics: Metrics, tracer: Tracer
 ) -> Counts:
     stop = _Stop()
     loop = asyncio.get_running_loop()
@@ -59,7 +66,7 @@ async def _run(
         loop.add_signal_handler(number, stop.signalled)
     if place is not None:
         loop.add_reader(sys.stdin.fileno(), stop.orphaned)
-    starting = in_thread(lambda: app.runner(config, drain=drain, metrics=metrics))
+    starting = in_thread(lambda: app.runner(config, drain=drain, metrics=metrics, tracer=tracer))
     either: tuple[asyncio.Future[Any], ...] = (starting, stop.asked)
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -69,7 +76,7 @@ async def _run(
     gc.freeze()  # what is there by now stays
     gc.set_threshold(*_COLLECT)
     beside = [asyncio.create_task(_tick(runner.counts, metrics, tick, tick_s))]
-    if config.metrics.listen and not place:  # one of several workers is enough
+    if config.watched and not place:  # one of several workers is enough
         beside.append(asyncio.create_task(_look_at_queue(runner, metrics)))
         beside.append(asyncio.create_task(_look_around(config, runner, metrics)))
     try:

@@ -483,3 +483,20 @@ def test_a_failed_look_at_the_limit_does_not_end_receiving() -> None:
             assert bodies(await take(source, 1)) == ["later"]
 
     run(work())
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_senders_trace_is_asked_for_only_when_it_is_traced(*, traced: bool) -> None:
+    async def work() -> None:
+        async with ScriptedSqs() as server:
+            source = SqsSource(client=SqsClient(a_target(server.url)), queue="logins", traced=traced)
+            try:
+                await source.start()
+                await until(lambda: server.polling, "a poll")
+            finally:
+                await source.close()
+            (poll,) = server.of("ReceiveMessage")
+            assert ("traceparent" in poll.body["MessageAttributeNames"]) is traced
+            assert ("AWSTraceHeader" in poll.body["MessageSystemAttributeNames"]) is traced
+
+    run(work())

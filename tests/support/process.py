@@ -22,7 +22,7 @@ COATCHECK = Path(sys.executable).with_name("coatcheck")
 LIMIT_S = 60.0
 """Seconds after which what should long have happened never will."""
 
-_FOREIGN = ("AWS_", "COATCHECK_", "PG")
+_FOREIGN = ("AWS_", "COATCHECK_", "OTEL_", "PG")
 _WITHOUT = ("DATABASE_URL", "PYTHONDONTWRITEBYTECODE")  # compiled anew, the command takes a tenth longer to start
 
 

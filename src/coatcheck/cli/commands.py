@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ from coatcheck.version import __version__
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
-    from coatcheck.ops.metrics import Metrics
+    from coatcheck.ops.metrics import Metrics, Sample
     from coatcheck.pipeline.message import Counts
 
 # imports of what a command needs stand in the command: `--help` answers in 0.1 s
@@ -161,7 +162,7 @@ def run(context: click.Context, drain: bool, workers: int, as_json: bool, place:
     """Consume messages until stopped (SIGTERM or Ctrl-C: finish, release the rest, exit 0)."""
     config = configuration(context)
     if place is not None:
-        report = _reporter(with_metrics=bool(config.metrics.listen))
+        report = _reporter(with_metrics=config.watched)
         counts = _work(config, drain=drain, tick=report, tick_s=0.5, place=place)
         report(counts, None)
         return
@@ -173,7 +174,7 @@ def run(context: click.Context, drain: bool, workers: int, as_json: bool, place:
         if workers == 1:
             counts = _work(config, drain=drain, tick=tick)
         else:
-            counts = _supervise(context, workers=workers, drain=drain, tick=tick, listen=config.metrics.listen)
+            counts = _supervise(context, config, workers=workers, drain=drain, tick=tick)
     if as_json:
         terminal.out_json(counts.as_dict())
     else:
@@ -210,13 +211,18 @@ def _reporter(*, with_metrics: bool) -> Callable[[Counts, Metrics | None], None]
     return report
 
 
-def _supervise(context: click.Context, *, workers: int, listen: str, **options: Any) -> Counts:
+def _supervise(context: click.Context, config: Config, *, workers: int, **options: Any) -> Counts:
+    from coatcheck import telemetry
     from coatcheck.supervisor import supervise
 
     arguments = ["--config", context.obj] if context.obj else []
     arguments += ["--verbose"] if context.find_root().params["verbose"] else []
     arguments += ["run", *(["--drain"] if options["drain"] else [])]
-    return supervise(arguments, workers=workers, listen=listen, **options)
+
+    def export(read: Callable[[], list[Sample]]) -> AbstractContextManager[object]:
+        return telemetry.exporting(config, read=read, traced=False)
+
+    return supervise(arguments, workers=workers, listen=config.metrics.listen, export=export, **options)
 
 
 @cli.command()

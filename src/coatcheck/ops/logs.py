@@ -11,18 +11,24 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
 Format = Literal["text", "json"]
-FIELDS = frozenset(
-    {"code", "duplicates", "error", "exit_code", "function", "left_out", "loaded", "message_id", "messages", "rejected"}
-    | {"sqlstate", "seconds", "worker"}
-)
+_TRACED = {"trace_id": "trace.id", "span_id": "span.id"}
+_COUNTS = {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"}
+FIELDS = frozenset({"code", "error", "exit_code", "function", "message_id", "sqlstate", "worker", *_COUNTS, *_TRACED})
 """What may stand beside a log's text: codes, counts, ids of ours and of SQS; never a field of a message."""
 
 _OTHERS = "coatcheck-others"
+_about: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
+
+
+def about(ids: Mapping[str, str]) -> None:
+    """Have what this task says from now on carry a trace's ids (of FIELDS)."""
+    _about.set(ids)
 
 
 class LineFormatter(logging.Formatter):
@@ -53,10 +59,11 @@ class JsonFormatter(logging.Formatter):
         fields = {name: record.__dict__[name] for name in sorted(FIELDS & record.__dict__.keys())}
         if "error" in fields:
             entry["error.type"] = fields.pop("error")
+        entry |= {ecs: fields.pop(name) for name, ecs in _TRACED.items() if name in fields}
         return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
 
 
-_DISTINCT = sorted(FIELDS - {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"})
+_DISTINCT = sorted(FIELDS - _COUNTS - _TRACED.keys())
 
 
 class Repeats(logging.Filter):
@@ -78,6 +85,14 @@ class Repeats(logging.Filter):
         self._said[key] = now, 0
         if left_out:
             record.left_out = left_out
+        return True
+
+
+class _About(logging.Filter):
+    """Adds the ids of the trace that a record belongs to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.update(_about.get() or {})
         return True
 
 
@@ -115,6 +130,7 @@ def configure(*, verbose: bool = False, form: Format = "text") -> None:
     logger = logging.getLogger("coatcheck")
     ours = _handler(JsonFormatter() if form == "json" else LineFormatter())
     ours.addFilter(Repeats())
+    ours.addFilter(_About())
     logger.handlers[:] = [ours]
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.propagate = False

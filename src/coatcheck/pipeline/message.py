@@ -5,10 +5,10 @@ Nothing here shows a payload in its `repr`: a message in a traceback or a log li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -67,7 +67,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     `sent_ms` is the send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
     is the identity the message had before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an
-    ordinary message.
+    ordinary message. `producer` is the span that sent it, as a W3C `traceparent` of our own spelling; None if nobody
+    traces.
     """
 
     message_id: str
@@ -77,6 +78,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     receive_count: int = 1
     received_ms: int = 0
     origin: str | None = None
+    producer: str | None = None
 
     def __repr__(self) -> str:
         """Show the id only: body and receipt never appear."""
@@ -166,14 +168,59 @@ class Rejected(msgspec.Struct, frozen=True):
         return [("message_id", self.message.message_id), ("reason", self.reject.reason.value)]
 
 
+class Trace(Protocol):
+    """What is told of the way of one batch, stage by stage: counts, codes and ids, never a value of a message."""
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """`trace_id` and `span_id`, for logs; nothing if this batch is not traced."""
+
+    def took(self, messages: Sequence[Message]) -> None:
+        """Messages came into the batch."""
+
+    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
+        """A stage has just ended that took so long (None: since the batch began)."""
+
+    def event(self, name: str, **told: int | str) -> None:
+        """Something happened now."""
+
+    def end(self, **told: int | str) -> None:
+        """The batch is done with, or has failed (`error`)."""
+
+
+class _Untold:
+    """The trace of a batch that is not traced."""
+
+    ids: Mapping[str, str] = {}
+
+    def took(self, messages: Sequence[Message]) -> None:
+        pass
+
+    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
+        pass
+
+    def event(self, name: str, **told: int | str) -> None:
+        pass
+
+    def end(self, **told: int | str) -> None:
+        pass
+
+
+NO_TRACE: Trace = _Untold()
+
+
 class Batch(msgspec.Struct):
-    """What one transaction takes: rows, rejects, what the vault keeps of the rows, and the data keys sealed under."""
+    """What one transaction takes: rows, rejects, what the vault keeps of the rows, and the data keys sealed under.
+
+    `trace` is told what happens to it.
+    """
 
     rows: list[Row] = msgspec.field(default_factory=list)
     rejected: list[Rejected] = msgspec.field(default_factory=list)
     data_keys: list[DataKey] = msgspec.field(default_factory=list)
     vault: list[VaultEntry] = msgspec.field(default_factory=list)
     aliases: list[Alias] = msgspec.field(default_factory=list)
+    trace: Trace = NO_TRACE
 
     def __len__(self) -> int:
         """Return the number of messages."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from coatcheck.pipeline.message import Batch, DataKey, Depth, Message, Outcome, Sealed
+from coatcheck.pipeline.message import NO_TRACE, Batch, DataKey, Depth, Message, Outcome, Sealed, Trace
+
+Tracer = Callable[[Message], Trace]
+"""Begins the trace of a batch, whose first message it is given."""
+
+
+def untraced(first: Message) -> Trace:  # noqa: ARG001 - it is a Tracer
+    """Tell nobody anything of a batch."""
+    return NO_TRACE
 
 
 class Source(Protocol):

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from coatcheck.ops.logs import about
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Batch, Counts, Depth, Message, size_of_all
 from coatcheck.pipeline.ports import Source
@@ -152,6 +153,7 @@ class Runner:
         await self._writers.acquire()
         batch = self._batch
         self._reset()
+        batch.trace.stage("receive", messages=len(batch))
         task = asyncio.create_task(self._carry(batch))
         self._work.add(task)
         task.add_done_callback(self._done)
@@ -163,7 +165,16 @@ class Runner:
             self.stop()
 
     async def _carry(self, batch: Batch) -> None:
-        """Write one batch, then ack its messages."""
+        """Write one batch, then ack its messages; its trace tells how that ended."""
+        about(batch.trace.ids)
+        try:
+            await self._write_and_ack(batch)
+        except BaseException as error:
+            batch.trace.end(messages=len(batch), error=type(error).__name__)
+            raise
+        batch.trace.end(messages=len(batch))
+
+    async def _write_and_ack(self, batch: Batch) -> None:
         try:
             await self._writer.write(batch)
         finally:
@@ -171,7 +182,9 @@ class Runner:
         messages = batch.messages()
         began = time.monotonic()
         failed = await self._source.ack(messages)
-        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "ack")
+        seconds = time.monotonic() - began
+        self._metrics.observe("coatcheck_stage_seconds", seconds, "ack")
+        batch.trace.stage("ack", seconds, messages=len(messages), failed=failed)
         self.counts.acked += len(messages) - failed
         if failed:
             self._metrics.add("coatcheck_ack_failures_total", failed)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.message import Batch, Counts, Message, Outcome, Reason, Rejected, Row
-from coatcheck.pipeline.ports import BodySealer, Sink, Vault
+from coatcheck.pipeline.ports import BodySealer, Sink, Tracer, Vault, untraced
 from coatcheck.pipeline.road import Road
 
 
@@ -24,8 +24,10 @@ class Writer:
         vault: Vault,
         breaker: Breaker,
         metrics: Metrics | None = None,
+        tracer: Tracer = untraced,
     ) -> None:
         self.counts = Counts()
+        self._tracer = tracer
         self._sink, self._road, self._sealer, self._vault = sink, road, sealer, vault
         self._breaker, self._metrics = breaker, metrics or Metrics()
         counts, watch = self.counts, self._metrics.watch
@@ -47,15 +49,21 @@ class Writer:
         """
         await self._sealer.ready(len(messages))
         self.counts.received += len(messages)
+        if messages and not len(batch):
+            batch.trace = self._tracer(messages[0])
+        batch.trace.took(messages)
         began = time.monotonic()
         entries = self._road.travel_together(messages)
-        self._metrics.observe("coatcheck_stage_seconds", time.monotonic() - began, "travel")
+        seconds = time.monotonic() - began
+        self._metrics.observe("coatcheck_stage_seconds", seconds, "travel")
         rejected = [entry for entry in entries if isinstance(entry, Rejected)]
+        batch.trace.stage("travel", seconds, messages=len(messages), rejected=len(rejected))
         batch.rows += [entry for entry in entries if isinstance(entry, Row)]
         batch.rejected += rejected
         if rejected:
             for refused in rejected:
                 self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
+                batch.trace.event("rejected", reason=refused.reject.reason.value)
             for entry in entries:
                 self._breaker.observe(rejected=isinstance(entry, Rejected))
         else:
@@ -79,7 +87,8 @@ class Writer:
         if outcome.refused:
             await self._sealer.ready(len(outcome.refused))
             self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)
-            await self.write(Batch(rejected=[self._road.refuse(row, code) for row, code in outcome.refused]))
+            refused = [self._road.refuse(row, code) for row, code in outcome.refused]
+            await self.write(Batch(rejected=refused, trace=batch.trace))
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
 
@@ -91,6 +100,15 @@ class Writer:
         """Measure a batch that was written."""
         metrics = self._metrics
         metrics.observe("coatcheck_stage_seconds", seconds, "write")
+        batch.trace.stage(
+            "write",
+            seconds,
+            messages=len(batch),
+            loaded=outcome.loaded,
+            duplicates=outcome.duplicates,
+            quarantined=outcome.quarantined,
+            refused=len(outcome.refused),
+        )
         metrics.observe("coatcheck_batch_messages", len(batch))
         metrics.add("coatcheck_vault_entries_total", len(batch.vault))
         if outcome.loaded or outcome.quarantined or outcome.duplicates:

@@ -23,7 +23,13 @@ from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, WireMessa
 from coatcheck.sources.sqs_demand import Budget, Demand
 from coatcheck.sources.sqs_entries import Left, change_visibility, delete
 from coatcheck.sources.sqs_leases import BATCH, VISIBILITY_S, Leases, tens
-from coatcheck.sources.sqs_message import is_fifo, message_of
+from coatcheck.sources.sqs_message import (
+    TRACE_ATTRIBUTE,
+    TRACE_SYSTEM_ATTRIBUTE,
+    is_fifo,
+    message_of,
+    traced_message_of,
+)
 from coatcheck.sources.sqs_outage import Outage
 from coatcheck.sources.sqs_queue import find_dead_letter_queue
 
@@ -41,7 +47,8 @@ _IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes 
 class SqsSource:
     """One queue. `wait_s` is the long poll; at most `receivers` receives are under way.
 
-    `give_up_s` bounds how long SQS may stay away (0: for ever) before `receive` and `ack` raise UnreachableError.
+    `give_up_s` bounds how long SQS may stay away (0: for ever) before `receive` and `ack` raise UnreachableError. If
+    `traced`, messages come with the span that sent them.
     """
 
     def __init__(
@@ -56,8 +63,11 @@ class SqsSource:
         give_up_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        traced: bool = False,
     ) -> None:
         self._metrics = metrics or Metrics()
+        self._message_of = traced_message_of if traced else message_of
+        self._names = ([TRACE_SYSTEM_ATTRIBUTE], [TRACE_ATTRIBUTE]) if traced else ([], [])
         self._client, self._queue, self._wait_s = client, queue, wait_s
         self._dead_url: str | None = None  # "" for none that may be asked
         self._clock = clock
@@ -102,8 +112,8 @@ class SqsSource:
             "QueueUrl": self._url,
             "MaxNumberOfMessages": 10,
             "WaitTimeSeconds": self._wait_s,
-            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
-            "MessageAttributeNames": [ORIGIN_ATTRIBUTE],
+            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount", *self._names[0]],
+            "MessageAttributeNames": [ORIGIN_ATTRIBUTE, *self._names[1]],
         }
         # a queue with 0 hides nothing by itself; and what holds for our leases must not change while we run
         self.leases.visibility_s = int(attributes.get("VisibilityTimeout", VISIBILITY_S)) or VISIBILITY_S
@@ -239,7 +249,8 @@ class SqsSource:
         )
         arrived, now_ms = self._clock(), int(time.time() * 1000)
         self._ended_at = now_ms / 1000
-        messages = [message_of(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
+        make = self._message_of
+        messages = [make(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
         self._no_receives.over()
         result = "full" if len(messages) >= BATCH else "some" if messages else "empty"
         self._metrics.add("coatcheck_receives_total", 1, result)

@@ -8,11 +8,21 @@ the messages of FIFO queues get keys without a date.
 from __future__ import annotations
 
 import hashlib
+import re
 
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, read_origin
 from coatcheck.pipeline.message import Message
 from coatcheck.sources.sqs_wire import WireMessage
 
+TRACE_ATTRIBUTE, TRACE_SYSTEM_ATTRIBUTE = "traceparent", "AWSTraceHeader"
+"""Where a producer says which span sent a message: W3C Trace Context, and AWS X-Ray."""
+_W3C = re.compile(  # version 00 ends after the flags, later ones may go on
+    r"(?:00(?=-.{52}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+_SAMPLED = frozenset("13579bdf")
+_XRAY = re.compile(r"(?:^|;) ?Root=1-(?!0{8}-0{24})([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)")
+_XRAY_PARENT = re.compile(r"(?:^|;) ?Parent=(?!0{16})([0-9a-f]{16})(?:;|$)")
+_XRAY_LENGTH = 500
 _DIGITS = 15
 
 
@@ -29,8 +39,8 @@ def numeric(attributes: dict[str, str], name: str, otherwise: int) -> int:
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else otherwise
 
 
-def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
-    """Return the message; `now_ms` is its receive time."""
+def message_of(wire: WireMessage, now_ms: int, *, fifo: bool, producer: str | None = None) -> Message:
+    """Return the message; `now_ms` is its receive time, `producer` the span that sent it, if that is of interest."""
     sent_ms, origin = numeric(wire.attributes, "SentTimestamp", now_ms), None
     if wire.message_attributes:
         attribute = wire.message_attributes.get(ORIGIN_ATTRIBUTE)
@@ -44,7 +54,31 @@ def message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
         numeric(wire.attributes, "ApproximateReceiveCount", 1),
         now_ms,
         _undated(origin, wire.message_id) if fifo else origin,
+        producer,
     )
+
+
+def traced_message_of(wire: WireMessage, now_ms: int, *, fifo: bool) -> Message:
+    """Return the message with the span that sent it, if it says so."""
+    return message_of(wire, now_ms, fifo=fifo, producer=producer_of(wire))
+
+
+def producer_of(wire: WireMessage) -> str | None:
+    """Return the span that sent a message, as a `traceparent` of version 00; None if nothing well-formed names one.
+
+    Anybody who may send can write these attributes. Only the two ids and the sampled flag go on: a `tracestate`, or
+    what else stands there, is text of the sender's choice and may be about a person.
+    """
+    attribute = wire.message_attributes.get(TRACE_ATTRIBUTE)
+    text = attribute.string_value if attribute is not None else None
+    if isinstance(text, str) and _W3C.fullmatch(text):
+        return f"00-{text[3:52]}-0{int(text[54] in _SAMPLED)}"
+    header = wire.attributes.get(TRACE_SYSTEM_ATTRIBUTE, "")[:_XRAY_LENGTH]
+    root = _XRAY.search(header) if header else None
+    parent = _XRAY_PARENT.search(header) if root else None
+    if root is None or parent is None:
+        return None
+    return f"00-{root[1]}{root[2]}-{parent[1]}-0{int('Sampled=1' in header)}"
 
 
 def _undated(origin: str | None, message_id: str) -> str:

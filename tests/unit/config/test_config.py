@@ -270,7 +270,8 @@ def test_a_wrong_type_names_the_option(section: str, option: str, value: Any) ->
 
 
 FREE = {"queue", "region", "profile", "endpoint_url", "ca_bundle", "dsn", "table", "path", "passphrase",
-        "token_root", "private_key", "audit_key", "token_key", "vault_key", "checkpoint_to"}  # fmt: skip
+        "token_root", "private_key", "audit_key", "token_key", "vault_key", "checkpoint_to",
+        "otlp_headers"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("section", "option"), [pair for pair in OPTIONS if pair[1] not in FREE])

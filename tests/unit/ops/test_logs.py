@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -134,3 +135,12 @@ def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
     once_more = a_record("a", sqlstate="08006")
     assert repeats.filter(once_more)
     assert "left_out" not in once_more.__dict__
+
+
+def test_the_trace_that_a_record_belongs_to() -> None:
+    ids: dict[str, Any] = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
+    entry = json.loads(logs.JsonFormatter().format(a_record("acks fail", messages=3, **ids)))
+    assert (entry["trace.id"], entry["span.id"], entry["coatcheck"]) == ("ab" * 16, "cd" * 8, {"messages": 3})
+    repeats = logs.Repeats()
+    assert repeats.filter(a_record("acks fail", **ids))
+    assert not repeats.filter(a_record("acks fail", trace_id="ef" * 16)), "another batch says the same again"

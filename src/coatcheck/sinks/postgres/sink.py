@@ -130,7 +130,7 @@ def _without_repeats(batch: Batch) -> Batch:
 
 def _part(batch: Batch, rows: list[Row], rejected: list[Rejected]) -> Batch:
     """Some of the rows and rejects of `batch` with all that goes along: what is not needed is known or harmless."""
-    return Batch(rows, rejected, batch.data_keys, batch.vault, batch.aliases)
+    return Batch(rows, rejected, batch.data_keys, batch.vault, batch.aliases, batch.trace)
 
 
 class PostgresSink:
@@ -231,7 +231,9 @@ class PostgresSink:
                         hint="coatcheck's own tables were changed; `coatcheck check` shows the schema version",
                     ) from None
                 outcome.refused.append((batch.rows[0], fault.sqlstate))
+                batch.trace.event("refused", sqlstate=fault.sqlstate)
                 return
+            batch.trace.event("bisected", sqlstate=fault.sqlstate, messages=len(batch))
             for part in _halves(batch):
                 await self._write(part, outcome)
             outcome.erasures = 0  # its parts may have seen different numbers
@@ -256,6 +258,7 @@ class PostgresSink:
                         return answer
                     self._metrics.set("coatcheck_up", 0, "database")
                     self._metrics.add("coatcheck_database_errors_total", 1, code)
+                    batch.trace.event("again", sqlstate=code)
                     cancelled += code == CANCELLED
                     if cancelled >= _HALVE_AFTER and len(batch) > 1:  # it takes longer than statement_timeout
                         raise _RowAtFaultError(code)
