@@ -61,10 +61,12 @@ def test_a_silent_collector_holds_nobody_up_for_long(collector: Collector, monke
     monkeypatch.setattr(otlp, "_LAST_S", 0.2)
     collector.silent.clear()
     export = an_export(collector, Metrics().snapshot)
-    with export:
-        wait_until(lambda: collector.requests, "an export is under way")
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
+    with said() as records:
+        with export:
+            wait_until(lambda: collector.requests, "an export is under way")
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+    assert [record.getMessage() for record in records] == ["the last telemetry could not be exported in time"]
     collector.silent.set()
     export._thread.join()
 

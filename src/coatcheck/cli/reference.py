@@ -73,7 +73,7 @@ def _configuration() -> Iterator[str]:
         "A TOML file (`--config`, `COATCHECK_CONFIG`, or `./coatcheck.toml`) and the environment, which wins. "
         "With neither, the built-in login pipeline runs. The AWS SDK's and libpq's own variables work as usual: "
         "`AWS_*`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`, `AWS_CA_BUNDLE`, `HTTPS_PROXY`, `DATABASE_URL`, `PG*`, "
-        "and with `[telemetry]` OpenTelemetry's `OTEL_*`.\n"
+        "and for `[telemetry]` OpenTelemetry's `OTEL_*`.\n"
     )
     for name, field in Config.model_fields.items():
         section = field.annotation

@@ -82,6 +82,8 @@ class Export(SpanProcessor):
         self._closing = True
         self._wake.set()
         self._thread.join(_LAST_S)
+        if self._thread.is_alive():
+            _log.warning("the last telemetry could not be exported in time")
         self._metrics.shutdown()  # ends a pause between two tries; a request under way ends with the process
         self._spans.shutdown()  # type: ignore[no-untyped-call]  # it lacks its annotation
 

@@ -29,6 +29,7 @@ from coatcheck.pipeline.message import NO_TRACE, Message, Trace
 from coatcheck.version import __version__
 
 _Told = dict[str, int | str]
+_Stages = Mapping[str, tuple[SpanKind, _Told]]
 MOST_LINKS = 128
 """Of one span; OpenTelemetry's own default limit. Further producers are not named."""
 
@@ -37,6 +38,7 @@ ATTRIBUTES = {
     "sqlstate": "db.response.status_code",
     "error": "error.type",
     "reason": "coatcheck.reject.reason",
+    "busy_ms": "coatcheck.travel.busy_ms",
     "rejected": "coatcheck.messages.rejected",
     "loaded": "coatcheck.messages.loaded",
     "duplicates": "coatcheck.messages.duplicates",
@@ -62,7 +64,7 @@ class BatchTracer:
         name = queue.rstrip("/").rpartition("/")[2]
         self._name = f"process {name}"
         self._queue: _Told = {"messaging.system": "aws_sqs", "messaging.destination.name": name}
-        self._stages: dict[str, tuple[SpanKind, _Told]] = {
+        self._stages: _Stages = {
             "receive": (SpanKind.INTERNAL, {}),
             "travel": (SpanKind.INTERNAL, {}),
             "write": (SpanKind.CLIENT, {"db.system.name": "postgresql"}),
@@ -80,15 +82,21 @@ class BatchTracer:
 class _BatchTrace:
     """The trace of one batch that is sampled."""
 
-    def __init__(self, tracer: Tracer, span: Span, began_ns: int, stages: Mapping[str, tuple[SpanKind, _Told]]) -> None:
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int, stages: _Stages) -> None:
         self._tracer, self._span, self._began_ns, self._stages = tracer, span, began_ns, stages
         self._here = set_span_in_context(span)
         self._linked: set[str] = set()
+        self._travel: list[tuple[int, int]] = []
+        self._taken = self._rejected = 0
         context = span.get_span_context()
         self.ids = {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
 
-    def took(self, messages: Sequence[Message]) -> None:
-        """Link to the spans that sent the messages; many may come from one."""
+    def took(self, messages: Sequence[Message], *, rejected: int, seconds: float) -> None:
+        """Count messages, and link to the spans that sent them; many may come from one."""
+        now_ns = time.time_ns()
+        self._travel.append((now_ns - int(seconds * 1e9), now_ns))
+        self._taken += len(messages)
+        self._rejected += rejected
         for message in messages:
             producer = message.producer
             if producer is None or producer in self._linked:
@@ -98,13 +106,22 @@ class _BatchTrace:
             self._linked.add(producer)
             self._span.add_link(_context(producer))
 
-    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
+    def filled(self) -> None:
+        """Add the spans of what filled the batch: one for all of its hand-overs, of which there may be a hundred."""
+        self._add("receive", self._began_ns, time.time_ns(), {"messages": self._taken})
+        busy_ms = sum(end_ns - start_ns for start_ns, end_ns in self._travel) // 1_000_000
+        told = {"messages": self._taken, "rejected": self._rejected, "busy_ms": busy_ms}
+        self._add("travel", self._travel[0][0], self._travel[-1][1], told)
+
+    def stage(self, name: str, seconds: float, **told: int | str) -> None:
         """Add a span that ends now."""
         now_ns = time.time_ns()
-        start_ns = self._began_ns if seconds is None else now_ns - int(seconds * 1e9)
+        self._add(name, now_ns - int(seconds * 1e9), now_ns, told)
+
+    def _add(self, name: str, start_ns: int, end_ns: int, told: Mapping[str, int | str]) -> None:
         kind, attributes = self._stages[name]
         span = self._tracer.start_span(name, self._here, kind, attributes | _attributes(told), start_time=start_ns)
-        span.end(now_ns)
+        span.end(end_ns)
 
     def event(self, name: str, **told: int | str) -> None:
         """Add an event. Raises LookupError: it is none of EVENTS."""
@@ -124,7 +141,7 @@ def _operation(name: str, kind: str) -> _Told:
     return {"messaging.operation.name": name, "messaging.operation.type": kind}
 
 
-def _attributes(told: _Told) -> _Told:
+def _attributes(told: Mapping[str, int | str]) -> _Told:
     """Return what is told as attributes. Raises LookupError: one of them is not of the list."""
     return {ATTRIBUTES[name]: value for name, value in told.items()}
 

@@ -175,11 +175,14 @@ class Trace(Protocol):
     def ids(self) -> Mapping[str, str]:
         """`trace_id` and `span_id`, for logs; nothing if this batch is not traced."""
 
-    def took(self, messages: Sequence[Message]) -> None:
-        """Messages came into the batch."""
+    def took(self, messages: Sequence[Message], *, rejected: int, seconds: float) -> None:
+        """Messages came into the batch, some of them as rejects; their travel has just ended, and took so long."""
 
-    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
-        """A stage has just ended that took so long (None: since the batch began)."""
+    def filled(self) -> None:
+        """The batch is complete, and about to be written."""
+
+    def stage(self, name: str, seconds: float, **told: int | str) -> None:
+        """A stage has just ended, and took so long."""
 
     def event(self, name: str, **told: int | str) -> None:
         """Something happened now."""
@@ -193,10 +196,13 @@ class _Untold:
 
     ids: Mapping[str, str] = {}
 
-    def took(self, messages: Sequence[Message]) -> None:
+    def took(self, messages: Sequence[Message], *, rejected: int, seconds: float) -> None:
         pass
 
-    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
+    def filled(self) -> None:
+        pass
+
+    def stage(self, name: str, seconds: float, **told: int | str) -> None:
         pass
 
     def event(self, name: str, **told: int | str) -> None:

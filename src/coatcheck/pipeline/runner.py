@@ -153,7 +153,7 @@ class Runner:
         await self._writers.acquire()
         batch = self._batch
         self._reset()
-        batch.trace.stage("receive", messages=len(batch))
+        batch.trace.filled()
         task = asyncio.create_task(self._carry(batch))
         self._work.add(task)
         task.add_done_callback(self._done)

@@ -51,13 +51,12 @@ class Writer:
         self.counts.received += len(messages)
         if messages and not len(batch):
             batch.trace = self._tracer(messages[0])
-        batch.trace.took(messages)
         began = time.monotonic()
         entries = self._road.travel_together(messages)
         seconds = time.monotonic() - began
         self._metrics.observe("coatcheck_stage_seconds", seconds, "travel")
         rejected = [entry for entry in entries if isinstance(entry, Rejected)]
-        batch.trace.stage("travel", seconds, messages=len(messages), rejected=len(rejected))
+        batch.trace.took(messages, rejected=len(rejected), seconds=seconds)
         batch.rows += [entry for entry in entries if isinstance(entry, Row)]
         batch.rejected += rejected
         if rejected:

@@ -9,7 +9,6 @@ import secrets
 import subprocess
 import sys
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -138,9 +137,9 @@ def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
 
 
 def test_the_trace_that_a_record_belongs_to() -> None:
-    ids: dict[str, Any] = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
-    entry = json.loads(logs.JsonFormatter().format(a_record("acks fail", messages=3, **ids)))
+    record = a_record("acks fail", messages=3, trace_id="ab" * 16, span_id="cd" * 8)
+    entry = json.loads(logs.JsonFormatter().format(record))
     assert (entry["trace.id"], entry["span.id"], entry["coatcheck"]) == ("ab" * 16, "cd" * 8, {"messages": 3})
     repeats = logs.Repeats()
-    assert repeats.filter(a_record("acks fail", **ids))
+    assert repeats.filter(record)
     assert not repeats.filter(a_record("acks fail", trace_id="ef" * 16)), "another batch says the same again"

@@ -37,9 +37,10 @@ def sent_by(number: int) -> Message:
 def test_a_batch_and_its_stages() -> None:
     kept, arrived_ms = Kept(), int(time.time() * 1000) - 500
     trace = a_tracer(kept)(a_message(received_ms=arrived_ms))
-    trace.stage("travel", 0.1, messages=2, rejected=1)
+    trace.took([a_message()], rejected=0, seconds=0.1)
+    trace.took([a_message()], rejected=1, seconds=0.02)
     trace.event("rejected", reason="not_json")
-    trace.stage("receive", messages=2)
+    trace.filled()
     trace.stage("ack", 0.01, messages=2, failed=0)
     trace.end(messages=2)
     *stages, batch = kept.spans
@@ -56,13 +57,17 @@ def test_a_batch_and_its_stages() -> None:
     assert [(event.name, event.attributes) for event in batch.events] == [
         ("rejected", {"coatcheck.reject.reason": "not_json"})
     ]
-    assert [stage.name for stage in stages] == ["travel", "receive", "ack"]
+    assert [stage.name for stage in stages] == ["receive", "travel", "ack"]
     assert [stage.parent for stage in stages] == [batch.context] * 3
-    travel, receive, ack = stages
-    assert travel.attributes == {"messaging.batch.message_count": 2, "coatcheck.messages.rejected": 1}
+    receive, travel, ack = stages
+    assert travel.attributes == {
+        "messaging.batch.message_count": 2,
+        "coatcheck.messages.rejected": 1,
+        "coatcheck.travel.busy_ms": 120,
+    }
     assert travel.end_time is not None
     assert travel.start_time is not None
-    assert 95e6 < travel.end_time - travel.start_time < 105e6
+    assert 100e6 <= travel.end_time - travel.start_time < 10e9, "from the first hand-over to the last"
     assert receive.start_time == batch.start_time
     assert ack.attributes is not None
     assert ack.attributes["messaging.operation.type"] == "settle"
@@ -82,13 +87,13 @@ def test_a_failed_batch_says_so_by_a_code() -> None:
 def test_links_are_as_many_as_there_are_producers_up_to_a_limit() -> None:
     kept = Kept()
     trace = a_tracer(kept)(a_message())
-    trace.took([a_message(), sent_by(1), sent_by(1)])
-    trace.took([sent_by(2), sent_by(1)])
+    trace.took([a_message(), sent_by(1), sent_by(1)], rejected=0, seconds=0.1)
+    trace.took([sent_by(2), sent_by(1)], rejected=0, seconds=0.1)
     trace.end()
     assert [(link.context.trace_id, link.context.span_id) for link in kept.spans[0].links] == [(2, 3), (3, 4)]
     assert all(link.context.is_remote and link.context.trace_flags.sampled for link in kept.spans[0].links)
     trace = a_tracer(kept)(a_message())
-    trace.took([sent_by(number) for number in range(3 * MOST_LINKS)])
+    trace.took([sent_by(number) for number in range(3 * MOST_LINKS)], rejected=0, seconds=0.1)
     trace.end()
     assert len(kept.spans[1].links) == MOST_LINKS
 
@@ -101,7 +106,8 @@ def test_what_is_not_sampled_is_told_to_nobody() -> None:
     assert not trace.ids
     for name in EVENTS:
         trace.event(name, sqlstate="40001")
-    trace.took([sent_by(1)])
+    trace.took([sent_by(1)], rejected=0, seconds=0.1)
+    trace.filled()
     trace.stage("write", 0.1)
     trace.end()
     assert not kept.spans

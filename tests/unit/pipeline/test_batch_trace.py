@@ -32,11 +32,15 @@ class Recorder:
         self.told.append(("begin", {"first": first.message_id}))
         return self
 
-    def took(self, messages: Sequence[Message]) -> None:
-        self.told.append(("took", {"messages": len(messages)}))
+    def took(self, messages: Sequence[Message], *, rejected: int, seconds: float) -> None:
+        assert 0 < seconds < 10
+        self.told.append(("took", {"messages": len(messages), "rejected": rejected}))
 
-    def stage(self, name: str, seconds: float | None = None, **told: int | str) -> None:
-        assert (seconds is None) == (name == "receive")
+    def filled(self) -> None:
+        self.told.append(("filled", {}))
+
+    def stage(self, name: str, seconds: float, **told: int | str) -> None:
+        assert 0 <= seconds < 10
         self.told.append((name, told))
 
     def event(self, name: str, **told: int | str) -> None:
@@ -85,12 +89,10 @@ def test_a_batch_is_told_from_its_first_message_to_its_ack() -> None:
     run(Refusing(), tracer, [*[GOOD] * 9, BAD, *[GOOD] * 4, REFUSED])
     assert tracer.told == [
         ("begin", {"first": "00000000-0000-4000-8000-000000000001"}),
-        ("took", {"messages": 10}),
-        ("travel", {"messages": 10, "rejected": 1}),
+        ("took", {"messages": 10, "rejected": 1}),
         ("rejected", {"reason": "not_json"}),
-        ("took", {"messages": 5}),
-        ("travel", {"messages": 5, "rejected": 0}),
-        ("receive", {"messages": 15}),
+        ("took", {"messages": 5, "rejected": 0}),
+        ("filled", {}),
         ("write", {"messages": 15, "loaded": 13, "duplicates": 0, "quarantined": 1, "refused": 1}),
         ("write", {"messages": 1, "loaded": 0, "duplicates": 0, "quarantined": 1, "refused": 0}),
         ("ack", {"messages": 15, "failed": 0}),
