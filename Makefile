@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit
+TOOLS  := audit image containers
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
