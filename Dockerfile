@@ -7,7 +7,8 @@ WORKDIR /build
 COPY requirements/image.lock requirements/runtime.lock requirements/
 # only wheels, and only those with a hash of the lock: nothing is compiled here
 RUN python -m venv tools \
- && tools/bin/pip install --require-hashes --no-deps --only-binary :all: --requirement requirements/image.lock \
+ && tools/bin/pip install --no-compile \
+      --require-hashes --no-deps --only-binary :all: --requirement requirements/image.lock \
  && python -m venv --without-pip /opt/coatcheck \
  && tools/bin/pip --python /opt/coatcheck/bin/python install --no-compile \
       --require-hashes --no-deps --only-binary :all: --requirement requirements/runtime.lock

@@ -25,7 +25,7 @@ PLACES = ("/build", "/opt/coatcheck", "/coatcheck")
 _CACHE = ROOT / ".venvs" / "pip-cache"
 _OURS = ("/cache", "/dev", "/opt", "/proc", "/python", "/sys", "/tmp")  # noqa: S108 - the sandbox has its own
 _NETWORK = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
-_BASE = {"PATH": "/python:/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": "/usr/local/lib"}
+_BASE = {"PATH": "/usr/local/bin:/python:/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": "/usr/local/lib"}
 _LIMIT_S = 150.0
 
 
@@ -37,7 +37,7 @@ def unfit() -> str:
     if missing:
         return f"no {missing[0]} here (make setup-debian)"
     tried = subprocess.run(
-        [*_walls(), "--remount-ro", "/", *_as("10001:10001"), "/python/python", "-c", "import ssl"],
+        [*_walls(), "--remount-ro", "/", *_as("10001:10001"), "python", "-c", "import ssl"],
         env=_BASE, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return f"no sandbox here: {tried.stderr.strip()[-200:]}" if tried.returncode else ""
@@ -143,11 +143,10 @@ def _walls() -> list[str]:
             words += ["--symlink", str(place.readlink()), str(place)]
         elif place.is_dir() and str(place) not in (*PLACES, *_OURS):
             words += ["--ro-bind", str(place), str(place)]
-    base = Path(sys.base_prefix)
-    if base != Path("/usr"):
-        words += ["--ro-bind", str(base), "/usr/local"]
-    python = f"{'/usr' if base == Path('/usr') else '/usr/local'}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
-    return [*words, "--symlink", python, "/python/python", "--proc", "/proc", "--dev", "/dev"]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    if sys.base_prefix == "/usr":  # Debian has no `python`, which the base image has
+        return [*words, "--symlink", f"/usr/bin/python3.{sys.version_info[1]}", "/python/python"]
+    return [*words, "--ro-bind", sys.base_prefix, "/usr/local"]
 
 
 def _as(user: str) -> list[str]:
