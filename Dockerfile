@@ -2,7 +2,7 @@
 # A digest may stand behind each tag (python:...@sha256:...); Dependabot keeps both up to date.
 
 FROM python:3.13.14-slim-trixie AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_SYSTEM_CERTS=1 UV_PYTHON=/opt/coatcheck
 WORKDIR /build
 COPY requirements/image.lock requirements/runtime.lock requirements/
 # only wheels, and only those with a hash of the lock: nothing is compiled here
@@ -10,17 +10,16 @@ RUN python -m venv tools \
  && tools/bin/pip install --no-compile \
       --require-hashes --no-deps --only-binary :all: --requirement requirements/image.lock \
  && python -m venv --without-pip /opt/coatcheck \
- && tools/bin/pip --python /opt/coatcheck/bin/python install --no-compile \
-      --require-hashes --no-deps --only-binary :all: --requirement requirements/runtime.lock
+ && tools/bin/uv pip install --require-hashes --no-deps --only-binary :all: --requirement requirements/runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY deploy/prometheus/alerts.yml deploy/prometheus/
 COPY src src
 # bytecode is made once, and is valid whatever the times of the files become: a read-only image never compiles
 RUN tools/bin/hatchling build --target wheel --directory dist \
- && tools/bin/pip --python /opt/coatcheck/bin/python install --no-compile --no-index --no-deps dist/*.whl \
+ && tools/bin/uv pip install --no-index --no-deps dist/*.whl \
  && tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
       --output-file /opt/coatcheck/coatcheck.cdx.json /opt/coatcheck/bin/python \
- && python -m compileall -q --invalidation-mode unchecked-hash /opt/coatcheck
+ && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/coatcheck
 COPY --chmod=644 deploy/docker/healthcheck.py /opt/coatcheck/
 
 FROM python:3.13.14-slim-trixie

@@ -6,11 +6,12 @@ LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
 TOOLS  := audit image containers
+ENGINE ?= docker
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian clean
+.PHONY: help setup demo test check lint types docs faults soak fuzz audit sbom bench bench-full mutate lock setup-localstack setup-debian image clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,13 @@ audit: setup  ## known vulnerabilities in what is locked (skipped with a word wh
 
 sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatcheck.cdx.json
 	@$(BIN)/python -m tests.support.dependency_audit --sbom dist/coatcheck.cdx.json
+
+image: setup  ## the container image, by docker, or with ENGINE=podman
+	@command -v $(ENGINE) >/dev/null || { echo "coatcheck: error: there is no $(ENGINE) here" >&2; \
+	  echo "coatcheck: hint: make image ENGINE=podman, or \`make demo\`, which needs neither" >&2; exit 2; }
+	@version=$$($(BIN)/coatcheck --version) && version=$${version#* } && $(ENGINE) build --tag coatcheck:$$version \
+	  --label org.opencontainers.image.version=$$version \
+	  --label org.opencontainers.image.revision=$$(git rev-parse HEAD) .
 
 bench: setup  ## small runs of the experiments; the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
 	@$(BIN)/python -m pytest -q -n auto --dist loadgroup $(EXPERIMENTS)

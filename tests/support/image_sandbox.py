@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("/build", "/opt/coatcheck", "/coatcheck")
 """What the Dockerfile makes; all else is the base image's."""
 
-_CACHE = ROOT / ".venvs" / "pip-cache"
+_CACHE = ROOT / ".venvs" / "cache"
 _OURS = ("/cache", "/dev", "/opt", "/proc", "/python", "/sys", "/tmp")  # noqa: S108 - the sandbox has its own
-_NETWORK = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_NETWORK = ("PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 _BASE = {"PATH": "/usr/local/bin:/python:/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": "/usr/local/lib"}
 _LIMIT_S = 150.0
 
@@ -105,9 +105,9 @@ class Image:
                 shutil.copy(ROOT / source, there)
 
     def _run(self, line: str) -> None:
-        environment = {name: value for name, value in self.environment.items() if name != "PIP_NO_CACHE_DIR"}
+        environment = {name: value for name, value in self.environment.items() if "NO_CACHE" not in name}
         environment |= {name: value for name, value in os.environ.items() if name.upper().startswith(_NETWORK)}
-        environment |= {"HOME": str(Path.home()), "PIP_CACHE_DIR": "/cache", "PIP_ROOT_USER_ACTION": "ignore"}
+        environment |= {"HOME": str(Path.home()), "PIP_CACHE_DIR": "/cache/pip", "UV_CACHE_DIR": "/cache/uv"}
         _CACHE.mkdir(parents=True, exist_ok=True)
         walls = [*_walls(), "--tmpfs", "/tmp", "--bind", str(_CACHE), "/cache"]  # noqa: S108 - the sandbox's
         for place in PLACES:
