@@ -6,6 +6,7 @@ engine does: the image's user is another one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -155,8 +156,19 @@ def _as(user: str) -> list[str]:
 
 
 def build(root: Path) -> Image:
-    """Follow the Dockerfile of the project. Raises AssertionError: a step fails."""
-    image = Image(root)
-    for name, rest in instructions((ROOT / "Dockerfile").read_text()):
-        image.follow(name, rest)
-    return image
+    """Follow the Dockerfile of the project, unless another process has done so in `root`, or does so now.
+
+    Raises AssertionError: a step fails.
+    """
+    root.mkdir(exist_ok=True)
+    done = root / "image.json"
+    with (root / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if done.exists():
+            return Image(root, **json.loads(done.read_text()))
+        image = Image(root)
+        for name, rest in instructions((ROOT / "Dockerfile").read_text()):
+            image.follow(name, rest)
+        shutil.rmtree(root / "build")  # the first stage
+        done.write_text(json.dumps({name: value for name, value in vars(image).items() if name != "root"}))
+        return image

@@ -32,7 +32,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """What the Dockerfile makes."""
     if why := unfit():
         pytest.skip(why)
-    return build(tmp_path_factory.mktemp("image"))
+    mine = tmp_path_factory.getbasetemp()
+    return build((mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "image")
 
 
 @pytest.fixture(scope="module")
