@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 STAMP  := $(VENV)/.installed
 EXPERIMENTS := tests/integration/test_bench_growth.py tests/integration/test_bench_experiments.py
-TOOLS  := audit deploy forge lambda site
+TOOLS  := audit containers deploy forge image lambda site
+ENGINE ?= docker
 COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-postgres setup-deploy clean
+.PHONY: help setup demo test test-wheel dist hooks check lint types docs site faults soak fuzz audit sbom lambda bench bench-full mutate lock setup-localstack setup-debian setup-postgres setup-deploy image clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +69,13 @@ sbom: setup  ## the bill of materials of an installation, CycloneDX: dist/coatch
 
 lambda: setup  ## the zip file of the AWS Lambda function: dist/coatcheck-lambda.zip (ARGS="--python 3.13 --arch arm64")
 	@$(BIN)/python deploy/lambda/build.py $(ARGS)
+
+image: setup  ## the container image, by docker, or with ENGINE=podman
+	@command -v $(ENGINE) >/dev/null || { echo "coatcheck: error: there is no $(ENGINE) here" >&2; \
+	  echo "coatcheck: hint: make image ENGINE=podman, or \`make demo\`, which needs neither" >&2; exit 2; }
+	@version=$$($(BIN)/coatcheck --version) && version=$${version#* } && $(ENGINE) build --tag coatcheck:$$version \
+	  --label org.opencontainers.image.version=$$version \
+	  --label org.opencontainers.image.revision=$$(git rev-parse HEAD) .
 
 bench: setup  ## small runs of the experiments; the regression gate; tokens and records a core; CPU a message, messages a second; reveal, audit verify
 	@$(BIN)/python -m pytest -q -n auto --dist loadgroup $(EXPERIMENTS)

@@ -65,7 +65,7 @@ HOMES = {
 }
 """Where a third-party library may be imported."""
 
-SERVERS = ("demo.guarded", "demo.guard", "demo.servers", "demo.samples")
+SERVERS = ("demo.guarded", "demo.guard", "demo.servers", "demo.prometheus", "demo.samples")
 TOGETHER = ("pipeline.road", "worker")  # in the layers of these, modules may use each other (there is no cycle)
 MODULE_LINES, FUNCTION_LINES, FUNCTION_MEDIAN, FUNCTION_P90 = 400, 60, 10, 30
 

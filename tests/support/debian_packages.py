@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 PACKAGES = {
+    "bubblewrap": "bwrap",
     "pgbouncer": "pgbouncer",
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
     "prometheus": "promtool",

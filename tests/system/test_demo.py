@@ -10,11 +10,13 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.support.debian_packages import PATH
 from tests.support.process import COATCHECK, LIMIT_S, Command, alive, wait_until
 
 ENOUGH_S = 30.0
@@ -137,25 +139,56 @@ def shell(command: Command, *script: str) -> str:
     return done.stdout
 
 
-def test_keep(scene: Command) -> None:
-    done = scene("demo", "--keep", "--messages", "50")
+def get(url: str) -> str:
+    """Return what an address answers, or nothing."""
     try:
-        around = lines(done.out, "both servers stay up; look around:")
-        exports = lines(done.out, "and run coatcheck against them:")
-        assert "48" in shell(scene, around[0])
-        assert exports[-1] == "coatcheck status"
-        shown = shell(scene, *exports)
-        assert "0 waiting, 0 in flight, 0 delayed" in shown
-        assert "token key k1" in shown
-        assert "loaded, 0 duplicates" in shell(scene, *exports[:-1], "coatcheck run --drain")
-        kept = servers(scene)
-        assert len(kept) > 2
-    finally:
-        stops = lines(done.out, "stop them with:")
-        for stop in stops:
-            shell(scene, stop)
-    assert len(stops) == 2
-    wait_until(lambda: not servers(scene) and not alive(kept), "the servers have ended")
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:  # noqa: S310 - on loopback
+            text: str = answer.read().decode()
+            return text
+    except OSError:
+        return ""
+
+
+def loaded(url: str) -> int:
+    """Return how many rows a worker says it has made, by its address for metrics."""
+    found = re.search(r"^coatcheck_messages_loaded_total (\S+)$", get(url), re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+def test_keep(scene: Command) -> None:
+    running = scene.start("demo", "--keep", "--messages", "50", PATH=f"{scene.environment['PATH']}:{PATH}")
+    running.said("Ctrl-C ends all of it")
+    psql, _, curl, prometheus = lines(running.out, "a worker goes on, with 10 new logins every 2 s; look around:")
+    _, metrics, ready = curl.split()
+    first = wait_until(lambda: loaded(metrics), "the new logins are loaded")
+    wait_until(lambda: loaded(metrics) > first, "and more of them")
+    assert get(ready) == "ok\n"
+    assert int(re.findall(r"\d+", shell(scene, psql))[0]) >= 48 + first
+    exports = lines(running.out, "and run coatcheck in another terminal:")
+    assert exports[-1] == "coatcheck status"
+    assert "token key k1" in shell(scene, *exports)
+    if shutil.which("prometheus", path=PATH):
+        url = prometheus.split()[0]
+        query = f"{url}api/v1/query?query=coatcheck_messages_loaded_total"
+        wait_until(lambda: '"job":"coatcheck"' in get(query), "Prometheus has seen the worker")
+        assert "CoatcheckStuck" in get(f"{url}api/v1/rules")
+    else:
+        assert prometheus.startswith("apt-get install prometheus ")
+    kept = servers(scene)
+    assert len(kept) > 2
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, done.err) == (0, "")
+    assert " loaded, 0 duplicates, " in done.out.splitlines()[-1]
+    assert (servers(scene), alive(kept), left(scene)) == ([], set(), [])
+    assert get(metrics) == ""
+
+
+def test_keep_leaves_nothing_when_it_is_killed(scene: Command) -> None:
+    running = scene.start("demo", "--keep", "--messages", "50", PATH=f"{scene.environment['PATH']}:{PATH}")
+    running.said("Ctrl-C ends all of it")
+    running.kill()
+    wait_until(lambda: not servers(scene), "the servers have ended")
     wait_until(lambda: not left(scene), "the folders are gone")
 
 

@@ -328,7 +328,7 @@ def redrive(context: click.Context, origin: str | None, limit: int | None) -> No
 
 
 @cli.command()
-@click.option("--keep", is_flag=True, help="Leave both servers running and say how to look around.")
+@click.option("--keep", is_flag=True, help="Then go on until Ctrl-C: a worker, new logins, metrics, Prometheus.")
 @click.option("--messages", default=300, show_default=True, type=click.IntRange(50, 100_000), help="Sample logins.")
 def demo(keep: bool, messages: int) -> None:
     """Walk the whole road on embedded SQS and PostgreSQL: no Docker, no AWS, nothing to set up."""

@@ -2,7 +2,7 @@
 
 `demo.servers` starts it as a script, so it knows the standard library only. It takes one JSON order a line on stdin
 and answers each with one line on stdout. When stdin ends, because its owner closed it or died (SIGKILL included), or
-on SIGTERM, it ends the server and removes the folder. After the order `keep`, only SIGTERM or the server's own end do.
+on SIGTERM, it ends the server and removes the folder.
 """
 
 from __future__ import annotations
@@ -62,10 +62,6 @@ class Child:
         status = self._process.poll()
         return "running" if status is None else f"ended {status}"
 
-    def wait(self) -> None:
-        """Wait until the server ends by itself."""
-        self._process.wait()
-
     def stop(self) -> None:
         """Ask the server to end, and insist after its patience."""
         if not self._end(self._signal, self._patience):
@@ -102,9 +98,6 @@ class Guard:
                 order: dict[str, Any] = json.loads(line)
                 sys.stdout.write(self._obey(order) + "\n")
                 sys.stdout.flush()
-                if order["do"] == "keep" and self._child:
-                    self._child.wait()
-                    break
         except BrokenPipeError:
             pass  # the owner died between its order and our answer
         finally:

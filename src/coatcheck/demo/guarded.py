@@ -49,22 +49,20 @@ def free_port() -> int:
 class Server(ABC):
     """One server process in a folder of its own, with a guard that ends it together with this process.
 
-    As a context manager it stops at the end of the block, unless `keep` is set: then it is left running.
+    As a context manager it stops at the end of the block.
     """
 
     label: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     patience: ClassVar[float] = 5.0
 
-    def __init__(self, *, keep: bool = False) -> None:
-        self.keep = keep
+    def __init__(self) -> None:
         self.port = 0
         self.pid = 0
         self.folder = Path()
         self._mark = 0
         self._user: tuple[int, int] | None = None
         self._guard: subprocess.Popen[str] | None = None
-        self._guard_pid = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -72,10 +70,7 @@ class Server(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.keep and error is None:
-            self.detach()
-        else:
-            self.stop()
+        self.stop()
 
     @property
     def log_path(self) -> Path:
@@ -97,7 +92,7 @@ class Server(ABC):
         return self
 
     def stop(self) -> None:
-        """Stop and remove the folder; nothing happens if it is not running, or was detached."""
+        """Stop and remove the folder; nothing happens if it is not running."""
         guard, self._guard = self._guard, None
         if guard is None:
             return
@@ -118,18 +113,6 @@ class Server(ABC):
         """End the server as a crash does (SIGKILL); returns when its last process is gone. `start` brings it back."""
         self._ask("kill")
 
-    def detach(self) -> None:
-        """Leave the server running when this process ends: from now on only `stop_command` stops it."""
-        self._ask("keep")
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            self._hang_up(guard)
-            guard.returncode = 0  # it outlives us on purpose: no ResourceWarning
-
-    def stop_command(self) -> str:
-        """Return the shell command that stops a detached server and removes its files."""
-        return f"kill {self._guard_pid}"
-
     def _found(self) -> None:
         """Create the folder and the guard that owns it."""
         temporary = tempfile.gettempdir()
@@ -145,7 +128,6 @@ class Server(ABC):
             cwd="/",
             start_new_session=True,  # a Ctrl-C in the terminal is the owner's business
         )
-        self._guard_pid = self._guard.pid
 
     def _prepare(self) -> None:  # noqa: B027 - most servers have nothing to prepare
         """Do what has to be done once, before the first launch."""

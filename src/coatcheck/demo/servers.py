@@ -38,8 +38,8 @@ class SqsServer(Server):
     label = "SQS server"
     patience = 2.0
 
-    def __init__(self, *, keep: bool = False) -> None:
-        super().__init__(keep=keep)
+    def __init__(self) -> None:
+        super().__init__()
         self._nonce = secrets.token_hex(8)
 
     @property
@@ -116,9 +116,8 @@ class PostgresServer(Server):
         durable: bool = False,
         options: tuple[str, ...] = (),
         data: Path | None = None,
-        keep: bool = False,
     ) -> None:
-        super().__init__(keep=keep)
+        super().__init__()
         self._options = (*(DURABLE if durable else FAST), *options)
         self._given = data
         self._data = Path()

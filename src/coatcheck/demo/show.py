@@ -11,6 +11,8 @@ from pathlib import Path
 
 from coatcheck import app, custody, terminal
 from coatcheck.config import Config
+from coatcheck.demo.guarded import LOOPBACK, free_port
+from coatcheck.demo.keep import keep as go_on
 from coatcheck.demo.officers import reveal_one
 from coatcheck.demo.samples import Samples, sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
@@ -27,11 +29,10 @@ _EMULATOR = {
     "AWS_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-_QUEUE_URL = "{url}/000000000000/login-queue"
 
 
 def show(*, messages: int, keep: bool) -> None:
-    """Run the demonstration; with `keep` the servers stay up. Raises CoatcheckError when a figure is wrong."""
+    """Run the demonstration; with `keep` the stack then goes on. Raises CoatcheckError when a figure is wrong."""
     started = time.monotonic()
     _forget_environment()
     samples = sample_logins(messages)
@@ -44,7 +45,7 @@ def show(*, messages: int, keep: bool) -> None:
         reveal_one(postgres, lambda dsn: _config(sqs, dsn), samples, _step)
         terminal.out(f"the whole road, twice, and one original back, in {time.monotonic() - started:.1f} s")
         if keep:
-            _keep(sqs, postgres)
+            go_on(_config(sqs, postgres.dsn, f"{LOOPBACK}:{free_port()}"), sqs, postgres, _variables(sqs, postgres))
 
 
 def _forget_environment() -> None:
@@ -64,14 +65,24 @@ def _servers(stack: ExitStack) -> tuple[SqsServer, PostgresServer]:
     return sqs, postgres
 
 
-def _config(sqs: SqsServer, dsn: str) -> Config:
+def _config(sqs: SqsServer, dsn: str, listen: str = "") -> Config:
     return Config.model_validate(
         {
             "source": {"queue": "login-queue", "endpoint_url": sqs.url},
             "target": {"dsn": dsn},
             "keys": {"path": _keys(sqs)},
+            "metrics": {"listen": listen},
         }
     )
+
+
+def _variables(sqs: SqsServer, postgres: PostgresServer) -> dict[str, str]:
+    """Return what leads another terminal's coatcheck here."""
+    return _EMULATOR | {
+        "AWS_ENDPOINT_URL": sqs.url,
+        "DATABASE_URL": postgres.dsn,
+        "COATCHECK_KEYS__PATH": str(_keys(sqs)),
+    }
 
 
 def _keys(sqs: SqsServer) -> Path:
@@ -137,19 +148,3 @@ def _prove(samples: Samples, first: Counts, second: Counts) -> None:
     terminal.out(
         f"\nthe second run added nothing: {second.duplicates} of {second.received} messages were known to the ledger"
     )
-
-
-def _keep(sqs: SqsServer, postgres: PostgresServer) -> None:
-    sqs.detach()
-    postgres.detach()
-    queue = _QUEUE_URL.format(url=sqs.url)
-    terminal.out("\nboth servers stay up; look around:\n")
-    terminal.out(f"  {postgres.psql_command()}")
-    terminal.out(f"  AWS_ENDPOINT_URL={sqs.url} awslocal sqs receive-message --queue-url {queue}")
-    terminal.out("\nand run coatcheck against them:\n")
-    for name, value in _EMULATOR.items():
-        terminal.out(f"  export {name}={value}")
-    terminal.out(f"  export AWS_ENDPOINT_URL={sqs.url} DATABASE_URL='{postgres.dsn}'")
-    terminal.out(f"  export COATCHECK_KEYS__PATH={_keys(sqs)}")
-    terminal.out("  coatcheck status")
-    terminal.out(f"\nstop them with:\n\n  {sqs.stop_command()}\n  {postgres.stop_command()}")
