@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script of its own, copied into the image
 """The image's HEALTHCHECK: asks the worker of this container whether it lives. Exit code 0, or 1 with a word why.
 
 A plain socket: it runs every few seconds, and takes no longer than Python itself.
@@ -21,9 +20,9 @@ def main() -> int:
             worker.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
             head, _, body = worker.makefile("rb").read().partition(b"\r\n\r\n")
     except (OSError, ValueError) as error:
-        print(f"no answer: {error}")  # noqa: T201 - docker inspect shows it
+        print(f"no answer: {error}")
         return 1
-    print(body.decode(errors="replace").strip())  # noqa: T201 - docker inspect shows it
+    print(body.decode(errors="replace").strip())
     return 0 if b" 200 " in head.partition(b"\r\n")[0] else 1
 
 
