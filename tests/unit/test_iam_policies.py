@@ -144,7 +144,7 @@ def test_the_loader_may_do_with_queues_what_the_code_asks_for() -> None:
     single = {name for name in operations("sqs") if not name.endswith("Batch")}
     may = {place: {name for name in single if allowed(document, f"sqs:{name}", place)} for place in (QUEUE, DEAD, "*")}
     assert may[QUEUE] == needed
-    assert may[DEAD] == {"GetQueueUrl", "ReceiveMessage", "DeleteMessage"}
+    assert may[DEAD] == {"GetQueueUrl", "GetQueueAttributes", "ReceiveMessage", "DeleteMessage"}
     assert not may["*"]
 
 

@@ -4,7 +4,7 @@
 
 -- Counts for metrics, and nothing but counts. Runs as its owner, because a loader reads neither quarantine nor desk.
 CREATE FUNCTION coatcheck.figures() RETURNS TABLE (figure text, label text, value bigint)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT 'held', reason, count(*) FROM coatcheck.quarantine WHERE state = 'held' GROUP BY reason
     UNION ALL SELECT 'reveals', 'requested', count(*) FROM coatcheck.reveal_request
