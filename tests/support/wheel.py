@@ -23,7 +23,8 @@ from coatcheck.demo.servers import DEBIAN
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "dev.lock"
 UV = Path(sys.executable).with_name("uv")
-LEFT_OUT = ("tests/faults", "tests/integration/test_bench_growth.py", "tests/integration/test_bench_experiments.py")
+_EXPERIMENTS = ("bench_growth", "bench_experiments", "peers_race")
+LEFT_OUT = ("tests/faults", *(f"tests/integration/test_{name}.py" for name in _EXPERIMENTS))
 """What `make test` leaves out, too."""
 
 

@@ -17,7 +17,7 @@ from tests.support.process import Command, Done, Running, wait_until
 
 from coatcheck.demo.servers import SqsServer
 
-ROWS = 200_000
+ROWS = 100_000
 VALUES = 2000
 MASKED = ("masked_ip", "masked_device_id")
 CONFIG = """
