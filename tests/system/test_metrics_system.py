@@ -66,6 +66,7 @@ def test_a_run_is_watched(
     assert seen["coatcheck_batch_messages_count"] == seen["coatcheck_batches_total"]
     assert seen['coatcheck_stage_seconds_count{stage="write"}'] == seen["coatcheck_batches_total"]
     assert seen["coatcheck_vault_entries_total"] == 600
+    assert 0 <= seen["coatcheck_oldest_message_age_seconds"] < 60
     assert 20e6 < seen["coatcheck_resident_memory_bytes"] < 300e6
     wait_until(lambda: figures(ask)["coatcheck_batches_under_way"] == 0, "nothing is under way")
     for path in ("/livez", "/readyz", "/startupz"):

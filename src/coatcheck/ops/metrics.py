@@ -75,6 +75,7 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_worker_restarts_total": _counter("workers that ended by themselves and were started again"),
     "coatcheck_queue_messages": _gauge("the queue's own approximate counts", "state", "most"),
     "coatcheck_queue_counts_timestamp_seconds": _gauge("when the queue was last asked for them", together="most"),
+    "coatcheck_oldest_message_age_seconds": _gauge("age of the oldest message of the latest batch", together="most"),
     "coatcheck_dead_letters": _gauge("messages in the queue's dead-letter queue", together="most"),
     "coatcheck_quarantine_messages": _gauge("messages held in the quarantine", "reason", "most"),
     "coatcheck_reveals": _gauge("requests for originals there have been, and what became of them", "event", "most"),

@@ -255,6 +255,8 @@ class PostgresSink:
                         code = _passing(error)
                     else:
                         self._metrics.set("coatcheck_up", 1, "database")
+                        age_s = time.time() - parameters["oldest_ms"] / 1000
+                        self._metrics.set("coatcheck_oldest_message_age_seconds", max(0.0, age_s))
                         return answer
                     self._metrics.set("coatcheck_up", 0, "database")
                     self._metrics.add("coatcheck_database_errors_total", 1, code)
