@@ -94,6 +94,9 @@ class NullSink:
         """Return that all is new."""
         return Outcome(loaded=len(batch.rows))
 
+    def abort(self) -> None:
+        """Nothing to give up."""
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -87,10 +87,12 @@ def _client(config: Config) -> SqsClient:
     return SqsClient(target, ca_bundle=source.ca_bundle)
 
 
-def writer(config: Config, *, give_up_s: float, metrics: Metrics, tracer: Tracer = untraced) -> Writer:
+def writer(
+    config: Config, *, give_up_s: float, metrics: Metrics, tracer: Tracer = untraced, upkeep: bool = True
+) -> Writer:
     """Verify keys and database, and wire the road to the sink, which waits out outages for `give_up_s` (0: for ever).
 
-    Raises CoatcheckError.
+    `upkeep` is whether the sink does the daily upkeep. Raises CoatcheckError.
     """
     keys = custody.loader_keys(config)
     sealer = Sealer(keys, give_up_s=give_up_s)
@@ -111,6 +113,7 @@ def writer(config: Config, *, give_up_s: float, metrics: Metrics, tracer: Tracer
         give_up_seconds=give_up_s,
         kid=keys.kid,
         epochs=Epochs(config.vault.epoch).ahead,
+        upkeep=upkeep,
         metrics=metrics,
     )
     return Writer(

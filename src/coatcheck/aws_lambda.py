@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,9 +26,12 @@ from coatcheck.sources.lambda_event import delivery
 from coatcheck.terminal import fail
 
 _log = logging.getLogger(__name__)
-_MARGIN = 0.1
-_MARGIN_MOST_S = 5.0
-"""Of the time that is left a tenth is kept back for the answer, but no more than this."""
+_MARGIN, _MARGIN_LEAST_S, _MARGIN_MOST_S = 0.1, 1.0, 5.0
+"""Of the time that is left a tenth is kept back for the answer, within these bounds."""
+_UNUSED_S = 240.0
+"""After so long, by the wall's clock, everything is made anew: a network forgets connections that nobody uses (AWS's
+after 350 s, without a word), and what was frozen must not keep a data key for longer than a worker would."""
+_ABORT_S = 0.5
 
 
 class Context(Protocol):
@@ -43,13 +47,12 @@ _function: Function | None = None
 def handler(event: object, context: Context) -> dict[str, Any]:
     """Load the messages of an event; return those that have to come again as `batchItemFailures`.
 
-    Raises CoatcheckError when none of them could be loaded: then all come again, and Lambda sees that it failed.
+    Raises CoatcheckError when none of them could be loaded: then all come again, and Lambda sees that it failed. After
+    any failure the next invocation reads configuration, keys and secrets anew, as a worker does that is started again.
     """
-    global _function  # noqa: PLW0603 - what outlives an invocation: keys, connections, what the vault remembers
     try:
-        if _function is None:  # not at import: a SnapStart image must not hold a key
-            _function = Function(load())
-        return _function.handle(event, context.get_remaining_time_in_millis() / 1000)
+        brought = delivery(event)
+        return brought.answer(_load(brought.messages, context.get_remaining_time_in_millis() / 1000))
     except CoatcheckError as error:
         told = error
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
@@ -58,6 +61,26 @@ def handler(event: object, context: Context) -> dict[str, Any]:
         told = CoatcheckError(f"internal error: {type(error).__name__} at {where}", hint="please report it")
     fail(told)
     raise type(told)(told.message, hint=told.hint)
+
+
+def _load(messages: Sequence[Message], remaining_s: float) -> int:
+    """Return how many of the messages, from the first, are committed. Raises CoatcheckError: none is."""
+    global _function  # noqa: PLW0603 - what outlives an invocation: keys, connections, what the vault remembers
+    function, _function = _function, None
+    if function is not None and function.unused():
+        function.discard()
+        function = None
+    if function is None:  # not at import: a SnapStart image must not hold a key
+        function = Function(load())
+    failure = function.handle(messages, remaining_s)
+    if failure is None:
+        _function = function
+        return function.committed
+    function.discard()
+    if not function.committed:
+        raise failure
+    fail(failure)
+    return function.committed
 
 
 class Function:
@@ -69,43 +92,67 @@ class Function:
         self._limits = config.batch
         one = config.target.model_copy(update={"connections": 1})  # one batch is written at a time
         config = config.model_copy(update={"target": one})
-        self._writer = app.writer(config, give_up_s=config.run.give_up_seconds, metrics=Metrics())
+        # no upkeep: it may take longer than there is; `maintain` does it, and any worker
+        self._writer = app.writer(config, give_up_s=config.run.give_up_seconds, metrics=Metrics(), upkeep=False)
         self._loop = new_loop()
         self._opened = False
+        self._used_at = time.time()
+        self._stuck = False
+        self.committed = 0
 
-    def handle(self, event: object, remaining_s: float) -> dict[str, Any]:
-        """Load what `event` brings within `remaining_s`; return the mapping's answer. Raises CoatcheckError."""
-        brought = delivery(event)
-        patience_s = remaining_s - min(remaining_s * _MARGIN, _MARGIN_MOST_S)
-        committed = self._loop.run(self._load(brought.messages, patience_s)) if brought.messages else 0
-        again = [message.message_id for message in brought.messages[committed:]] + brought.again
-        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in again]}
+    def discard(self) -> None:
+        """End everything, without waiting for anybody."""
+        self._writer.abort()
+        if not self._stuck:
+            self._loop.close()
 
-    async def _load(self, messages: Sequence[Message], patience_s: float) -> int:
-        """Return how many of the messages, from the first, are committed. Raises CoatcheckError if none is."""
-        counts, committed = self._writer.counts, 0
+    def unused(self) -> bool:
+        """Tell whether it has not been used for so long that it is to be made anew."""
+        return time.time() - self._used_at > _UNUSED_S
+
+    def handle(self, messages: Sequence[Message], remaining_s: float) -> CoatcheckError | None:
+        """Load messages within `remaining_s`; return why not all. How many are committed, from the first, is kept."""
+        self.committed = 0
+        margin_s = min(max(remaining_s * _MARGIN, _MARGIN_LEAST_S), _MARGIN_MOST_S)
+        failure = self._loop.run(self._within(messages, remaining_s - margin_s)) if messages else None
+        self._used_at = time.time()
+        return failure
+
+    async def _within(self, messages: Sequence[Message], patience_s: float) -> CoatcheckError | None:
+        """Load messages; when the time is up answer at once, though the database may not even answer a cancellation."""
+        work = asyncio.create_task(self._load(messages))
+        done, _ = await asyncio.wait({work}, timeout=max(patience_s, 0.0))
+        if done:
+            return await work
+        self._writer.abort()
+        deadline = time.monotonic() + _ABORT_S
+        while not work.done() and time.monotonic() < deadline:  # what meets an ended connection may try another
+            work.cancel()
+            await asyncio.wait({work}, timeout=_ABORT_S / 10)
+        self._stuck = not work.done()
+        return _out_of_time()
+
+    async def _load(self, messages: Sequence[Message]) -> CoatcheckError | None:
+        """Load messages batch by batch; return the first failure."""
+        counts = self._writer.counts
         before = counts.loaded, counts.duplicates, counts.rejected
+        failure = None
         try:
-            async with asyncio.timeout(patience_s):
-                if not self._opened:
-                    await self._writer.open()
-                    self._opened = True
-                for part in self._parts(messages):
-                    batch = Batch()
-                    await self._writer.take(batch, part)
-                    await self._writer.write(batch)
-                    committed += len(part)
-        except (CoatcheckError, TimeoutError) as error:
-            told = error if isinstance(error, CoatcheckError) else _out_of_time()
-            if not committed:
-                raise told from None
-            fail(told)
-        counts.acked += committed
+            if not self._opened:
+                await self._writer.open()
+                self._opened = True
+            for part in self._parts(messages):
+                batch = Batch()
+                await self._writer.take(batch, part)
+                await self._writer.write(batch)
+                self.committed += len(part)
+        except CoatcheckError as error:
+            failure = error
         names = ("loaded", "duplicates", "rejected")
         done = (counts.loaded, counts.duplicates, counts.rejected)
         fields = {name: after - first for name, first, after in zip(names, before, done, strict=True)}
         _log.info("an invocation has ended", extra=fields | {"messages": len(messages)})
-        return committed
+        return failure
 
     def _parts(self, messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         """Yield the messages in their order, as many at a time as one transaction takes."""

@@ -75,7 +75,9 @@ class Repeats(logging.Filter):
         self._said: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is to be said."""
+        """Tell whether the record is to be said; what is no warning, such as the sum of an invocation, always is."""
+        if record.levelno < logging.WARNING:
+            return True
         told = record.__dict__
         key = (record.name, record.msg, *(told.get(name) for name in _DISTINCT))
         now, (since, left_out) = self._clock(), self._said.get(key, (float("-inf"), 0))

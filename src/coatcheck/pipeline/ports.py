@@ -64,6 +64,9 @@ class Sink(Protocol):
     async def write(self, batch: Batch) -> Outcome:
         """Write a batch and commit. Retries what may succeed later; raises what cannot (CoatcheckError)."""
 
+    def abort(self) -> None:
+        """Give up what is under way, at once: what was not committed has not happened."""
+
     async def close(self) -> None:
         """Close connections."""
 

@@ -91,6 +91,10 @@ class Writer:
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
 
+    def abort(self) -> None:
+        """Give up what is being written, at once."""
+        self._sink.abort()
+
     async def close(self) -> None:
         """Close the sink's connections."""
         await self._sink.close()

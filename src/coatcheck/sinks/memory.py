@@ -37,5 +37,8 @@ class MemorySink:
         outcome.duplicates = len(batch) - outcome.loaded - outcome.quarantined - len(outcome.refused)
         return outcome
 
+    def abort(self) -> None:
+        """Nothing to give up."""
+
     async def close(self) -> None:
         """Nothing to close."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import msgspec
 
@@ -49,6 +50,11 @@ class Delivery(msgspec.Struct, frozen=True):
 
     messages: list[Message]
     again: list[str]
+
+    def answer(self, committed: int) -> dict[str, Any]:
+        """Return the answer for the mapping when so many messages, from the first, are committed."""
+        again = [message.message_id for message in self.messages[committed:]] + self.again
+        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in again]}
 
     def __repr__(self) -> str:
         """Show how many there are only."""

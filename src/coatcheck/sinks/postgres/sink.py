@@ -137,8 +137,8 @@ class PostgresSink:
     """Writes batches over `connections` connections; one `write` uses one of them.
 
     `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. `kid` is the token
-    key that the rows were masked under. Once a day it does the upkeep, if this user may: the ledger forgets what SQS
-    has forgotten, and the vault gets partitions for the `epochs` to come.
+    key that the rows were masked under. With `upkeep` it does that once a day, if this user may: the ledger forgets
+    what SQS has forgotten, and the vault gets partitions for the `epochs` to come.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class PostgresSink:
         worker: str = "",
         kid: str = "",
         epochs: Callable[[], Sequence[int]] = tuple,
+        upkeep: bool = True,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
@@ -167,7 +168,8 @@ class PostgresSink:
         self._idle: asyncio.Queue[psycopg.AsyncConnection[Any] | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
-        self._upkeep_at = time.monotonic() + _UPKEEP_EVERY_S
+        self._connections: set[psycopg.AsyncConnection[Any]] = set()
+        self._upkeep_at = time.monotonic() if upkeep else float("inf")
 
     async def open(self) -> None:
         """Connect once, so that a wrong address or password is known before the first message, and do the upkeep.
@@ -184,8 +186,15 @@ class PostgresSink:
         self._metrics.set("coatcheck_up", 1, "database")
         await self._upkeep()
 
+    def abort(self) -> None:
+        """End all connections at once, whatever is under way: what was not committed has not happened."""
+        for connection in self._connections:
+            connection.pgconn.finish()
+
     async def _upkeep(self) -> None:
-        """Have done what is to be done, now and in a day again; that it may not now keeps nobody waiting."""
+        """Have done what is due, and in a day again; that it may not now keeps nobody waiting."""
+        if time.monotonic() < self._upkeep_at:
+            return
         self._upkeep_at = time.monotonic() + _UPKEEP_EVERY_S
         for name, parameters in (("prune", {}), ("make_epochs", {"epochs": list(self._epochs())})):
             try:
@@ -210,8 +219,7 @@ class PostgresSink:
 
         Raises UnreachableError after `give_up_seconds` of outage, ConfigError/UnreachableError for what no retry mends.
         """
-        if time.monotonic() > self._upkeep_at:
-            await self._upkeep()
+        await self._upkeep()
         outcome = Outcome()
         distinct = _without_repeats(batch)
         await self._write(distinct, outcome)
@@ -313,6 +321,7 @@ class PostgresSink:
             self._conninfo, autocommit=True, prepare_threshold=5 if self._prepare else None
         )
         connection.adapters.register_dumper(arrays.BinaryArray, arrays.BinaryArrayDumper)
+        self._connections = {one for one in self._connections if not one.closed} | {connection}
         return connection
 
 
