@@ -267,7 +267,7 @@ async def status(config: Config) -> Status:
 
 def database_figures(config: Config) -> list[figures.Gauge]:
     """Return what metrics tell about the database beside the road."""
-    epochs = Epochs(config.vault.epoch).ahead()
+    epochs = Epochs(config.vault.epoch).overdue()
     return figures.samples(custody.dsn(config), config.target.table, partitioning(config), epochs)
 
 

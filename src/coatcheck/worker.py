@@ -113,8 +113,9 @@ async def _look_around(config: Config, runner: Runner, metrics: Metrics) -> None
     """Tell what the road itself does not see: dead letters, quarantine, desk, partitions, certificate."""
     await asyncio.sleep(_FIRST_LOOK_S)
     while True:
-        for name, label, value in await in_thread(lambda: app.database_figures(config)):
-            metrics.set(name, value, label)
+        with suppress(CoatcheckError):  # of the store of secrets, say: at the next look it may answer
+            for name, label, value in await in_thread(lambda: app.database_figures(config)):
+                metrics.set(name, value, label)
         with suppress(CoatcheckError):
             dead = await runner.dead_letters()
             if dead is not None:

@@ -43,9 +43,9 @@ def test_what_waits_and_what_was_asked_for(database: Database) -> None:
     with requested(database):
         found = told(loader(database))
     name = "coatcheck_quarantine_messages"
-    assert {label: value for (metric, label), value in found.items() if metric == name} == {
-        "not_json": 2, "missing_field": 1,
-    }  # fmt: skip
+    held = {label: value for (metric, label), value in found.items() if metric == name}
+    assert {reason: count for reason, count in held.items() if count} == {"not_json": 2, "missing_field": 1}
+    assert held.keys() == set(Reason), "a reason that nothing is held for any more is told as 0"
     assert {label: value for (metric, label), value in found.items() if metric == "coatcheck_reveals"} == {
         "requested": 3, "denied": 2, "approved": 0, "opened": 0,
     }  # fmt: skip
@@ -62,10 +62,19 @@ def test_partitions_of_the_target(empty_database: Database) -> None:
     migrate(empty_database.dsn, TABLE, DAYS, by=BY_DAY)
     login = loader(empty_database)
     assert told(login, BY_DAY)["coatcheck_partitions_missing", "target"] == 0
-    gone = partitions.today().strftime(f"{TABLE}_%Y%m%d")
-    empty_database.execute(f"DROP TABLE {gone}")
+    last = max(partitions.wanted(BY_DAY, partitions.today())).start
+    empty_database.execute(f"DROP TABLE {last.strftime(f'{TABLE}_%Y%m%d')}")
+    assert told(login, BY_DAY)["coatcheck_partitions_missing", "target"] == 0, "the daily run will make it"
+    empty_database.execute(f"DROP TABLE {partitions.today().strftime(f'{TABLE}_%Y%m%d')}")
     assert told(login, BY_DAY)["coatcheck_partitions_missing", "target"] == 1
     assert ("coatcheck_partitions_missing", "target") not in told(login)
+
+
+def test_a_table_that_is_not_partitioned_hides_nothing_else(database: Database) -> None:
+    write(postgres_sink(database), batch((), [reject(1)]))
+    found = told(loader(database), Partitioning("name", "day"), ())
+    assert ("coatcheck_partitions_missing", "target") not in found
+    assert found["coatcheck_quarantine_messages", "not_json"] == 1
 
 
 def test_one_who_may_not_ask_for_counts_tells_the_rest(database: Database) -> None:

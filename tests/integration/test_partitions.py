@@ -302,7 +302,7 @@ def test_a_table_in_use_is_left_for_the_next_run(database: Database, calendar: C
         assert told(done) == [  # and nothing else is tried: loaders wait behind each try
             (
                 "partition logins_20261202 is missing: PostgreSQL answers 55P03",
-                "the table was in use for longer than 50ms; run it again",
+                "the table was in use for longer than 50ms, and nothing more was tried; run it again",
             )
         ]
     with database.session() as reader, reader.transaction():

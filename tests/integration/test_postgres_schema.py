@@ -180,6 +180,19 @@ def test_a_newer_schema_says_whom_it_serves(database: Database, served: int | No
         migrate(database.dsn, TABLE, EVENTS)
 
 
+def test_a_migration_does_not_make_loaders_wait_behind_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = (9001, "9001_one.sql", "ALTER TABLE coatcheck.batch ADD COLUMN one int")
+    monkeypatch.setattr(schema, "migrations", lambda: [*migrations(), later])
+    with database.session() as reader, reader.transaction():
+        reader.execute("SELECT FROM coatcheck.batch")
+        with pytest.raises(UnreachableError, match="55P03") as caught:
+            migrate(database.dsn, TABLE, EVENTS)
+        assert "run it again" in caught.value.hint
+    assert migrate(database.dsn, TABLE, EVENTS).applied == ("9001_one.sql",)
+
+
 def test_a_migration_tells_whom_it_serves(empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     later = (9001, "9001_one.sql", "-- serves: 0005\nCREATE TABLE coatcheck.one (a int)")
     monkeypatch.setattr(schema, "migrations", lambda: [*migrations(), later])

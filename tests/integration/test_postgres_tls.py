@@ -114,13 +114,13 @@ def test_the_end_of_a_certificate_is_told(server: PostgresServer, roots: Path) -
         (chain,) = plain.execute("SELECT pg_read_file(current_setting('ssl_cert_file'))").fetchone() or ("",)
     end = x509.load_pem_x509_certificate(chain.encode()).not_valid_after_utc.timestamp()
     assert end > time.time()
-    assert ends_at("127.0.0.1", server.port) == end
+    assert ends_at(HOST, "127.0.0.1", server.port) == end
     gauges = figures.samples(away(server, sslrootcert=str(roots)), "none", None, ())
     assert ("coatcheck_certificate_expiry_timestamp_seconds", "database", end) in gauges
 
 
 def test_a_server_without_tls_has_none(postgres_server: PostgresServer) -> None:
-    assert ends_at("127.0.0.1", postgres_server.port) is None
+    assert ends_at(HOST, "127.0.0.1", postgres_server.port) is None
 
 
 def test_a_server_without_tls(postgres_server: PostgresServer) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from coatcheck import worker
+from coatcheck import app, worker
 from coatcheck.errors import UnreachableError
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Counts, Depth
@@ -70,3 +70,36 @@ def test_a_queue_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
     metrics = looks(runner, monkeypatch, until=1300)
     assert len(runner.at) == 3
     assert not [name for name, _, _ in metrics.snapshot() if name == "coatcheck_queue_messages"]
+
+
+def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store of secrets that has the connection string, say, does not answer once; the dead letters are told."""
+    answers = iter([UnreachableError("away"), [("coatcheck_reveals", "opened", 3.0)]])
+    metrics, slept = Metrics(), 0
+
+    def look(_: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def sleep(_: float) -> None:
+        nonlocal slept
+        slept += 1
+        if slept == 3:
+            raise asyncio.CancelledError
+
+    class Dead:
+        async def dead_letters(self) -> int:
+            return slept
+
+    monkeypatch.setattr(app, "database_figures", look)
+    monkeypatch.setattr(worker, "asyncio", type("Loop", (), {"sleep": staticmethod(sleep)}))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(worker._look_around(cast("Any", None), cast("Runner", Dead()), metrics))
+    told = {
+        (name, label): value
+        for name, label, value in metrics.snapshot()
+        if name in ("coatcheck_reveals", "coatcheck_dead_letters")
+    }
+    assert told == {("coatcheck_reveals", "opened"): 3.0, ("coatcheck_dead_letters", ""): 2}

@@ -41,6 +41,7 @@ _HANG_UP_S = 2.0
 _CONTROL_S = 10.0
 _EXTEND_LEAST_S = 0.5
 _LIMIT_LOOK_S = 300.0
+_DEAD_KNOWN_S = 3600.0  # so long the name of the dead-letter queue is good for
 _IN_FLIGHT_LIMIT = 119_000  # AWS's quota is 120,000; beyond it a receive comes back empty, without an error
 
 
@@ -69,7 +70,7 @@ class SqsSource:
         self._message_of = traced_message_of if traced else message_of
         self._names = ([TRACE_SYSTEM_ATTRIBUTE], [TRACE_ATTRIBUTE]) if traced else ([], [])
         self._client, self._queue, self._wait_s = client, queue, wait_s
-        self._dead_url: str | None = None  # "" for none that may be asked
+        self._dead_url, self._dead_until = "", float("-inf")  # "" for none that may be asked
         self._clock = clock
         self._no_receives, self._no_acks = Outage(give_up_s, clock), Outage(give_up_s, clock)
         self._demand = Demand(receivers)
@@ -173,8 +174,9 @@ class SqsSource:
 
     async def dead_letters(self) -> int | None:
         """Ask for the approximate count of the dead-letter queue. Raises UnreachableError."""
-        if self._dead_url is None:
+        if time.monotonic() > self._dead_until:
             self._dead_url = await find_dead_letter_queue(self._client, self._url)
+            self._dead_until = time.monotonic() + _DEAD_KNOWN_S
         if not self._dead_url:
             return None
         names = ["ApproximateNumberOfMessages"]

@@ -52,6 +52,7 @@ _HINTS = {
     "42703": "the table differs from [columns]; `coatcheck check` shows how",
     "42804": "the table differs from [columns]; `coatcheck check` shows how",
     "3F000": "run `coatcheck migrate` (safe while workers run)",
+    "55P03": "a table was in use for longer than this waits for it: run it again",
     "3D000": "create the database, or correct [target] dsn",
     "28P01": "the user name or password is wrong: see [target] dsn, DATABASE_URL, PGUSER and PGPASSWORD",
     "28000": "this user may not connect: see the server's pg_hba.conf",

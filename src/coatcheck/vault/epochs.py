@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 Period = Literal["year", "quarter", "month"]
+_PATIENCE_S = 2 * 86_400.0
 _STEP = timedelta(days=20)  # shorter than any month: none is stepped over
 
 
@@ -63,6 +64,11 @@ class Epochs:
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         days = (today, today + _STEP, today + 2 * _STEP)
         return tuple(dict.fromkeys(epoch_of(day, self._period) for day in days))
+
+    def overdue(self) -> tuple[int, ...]:
+        """Return those of `ahead` that were so two days ago, too: the daily upkeep has had its turn."""
+        before = Epochs(self._period, clock=lambda: self._clock() - _PATIENCE_S).ahead()
+        return tuple(epoch for epoch in self.ahead() if epoch in before)
 
     def first_day(self, finished: int) -> date:
         """Return the first day of the epoch that is so many before the one of now."""

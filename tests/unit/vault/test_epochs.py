@@ -151,3 +151,18 @@ def test_the_end_of_an_epoch(epoch: int, end: str) -> None:
 def test_what_is_no_epoch_or_never_ends_has_not_ended(number: int) -> None:
     """Whoever has made a partition of that name, it is not ours to take away."""
     assert not ended_before(number, date.max)
+
+
+@pytest.mark.parametrize(
+    ("day", "ahead", "overdue"),
+    [
+        (date(2026, 11, 20), (20264,), (20264,)),
+        (date(2026, 11, 23), (20264, 20271), (20264,)),
+        (date(2026, 11, 25), (20264, 20271), (20264, 20271)),
+        (date(2027, 1, 1), (20271,), (20271,)),
+    ],
+)
+def test_what_is_overdue_was_wanted_two_days_ago(day: date, ahead: tuple[int, ...], overdue: tuple[int, ...]) -> None:
+    noon = datetime.combine(day, datetime.min.time(), UTC).timestamp() + 43_200
+    epochs = Epochs("quarter", clock=lambda: noon)
+    assert (epochs.ahead(), epochs.overdue()) == (ahead, overdue)

@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 
-from coatcheck.errors import CoatcheckError
+from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.pipeline.message import Reason
 from coatcheck.sinks.postgres import partitions
 from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sql import query
@@ -28,11 +29,10 @@ def samples(dsn: str, table: str, by: Partitioning | None, epochs: Sequence[int]
     found: list[Gauge] = []
     try:
         with connect(dsn) as connection:
-            if connection.pgconn.ssl_in_use:
-                found += _certificate(connection.info.hostaddr or connection.info.host, connection.info.port)
             connection.execute("SET statement_timeout = '10s'")
-            found += _partitions(connection, table, by, epochs)
-            found += _figures(connection)
+            for part in (_certificate(connection), _partitions(connection, table, by, epochs), _figures(connection)):
+                with suppress(psycopg.errors.QueryCanceled, ConfigError):  # one that fails does not hide the others
+                    found += part
     except psycopg.Error as error:
         _log.info("the database was not looked at", extra={"sqlstate": sqlstate_of(error)})
     except CoatcheckError as error:
@@ -46,18 +46,26 @@ def _partitions(
     there = {epoch for (epoch,) in connection.execute(query("vault_epochs"))}
     yield "coatcheck_partitions_missing", "vault", len(set(epochs) - there)
     if by is not None:
-        yield "coatcheck_partitions_missing", "target", len(partitions.missing(connection, table, by))
+        yield "coatcheck_partitions_missing", "target", len(partitions.overdue(connection, table, by))
 
 
 def _figures(connection: psycopg.Connection[Any]) -> Iterator[Gauge]:
     allowed = connection.execute(query("may_figures")).fetchone()
-    if allowed and allowed[0]:
-        for figure, label, value in connection.execute(query("figures")):
+    if not (allowed and allowed[0]):
+        return
+    found = {(figure, label): value for figure, label, value in connection.execute(query("figures"))}
+    for reason in Reason:  # one that nothing is held for any more is to go down to nothing
+        found.setdefault(("held", reason.value), 0)
+    for (figure, label), value in found.items():
+        if figure in _NAMES:  # a newer schema may count more
             yield _NAMES[figure], label, value
 
 
-def _certificate(host: str, port: int) -> Iterator[Gauge]:
+def _certificate(connection: psycopg.Connection[Any]) -> Iterator[Gauge]:
+    if not connection.pgconn.ssl_in_use:
+        return
+    info = connection.info
     with suppress(OSError, ValueError):  # OSError is SSLError's base, too; whether the server is there the road tells
-        ends = ends_at(host, port)
+        ends = ends_at(info.host, info.hostaddr or info.host, info.port)
         if ends is not None:
             yield "coatcheck_certificate_expiry_timestamp_seconds", "database", ends

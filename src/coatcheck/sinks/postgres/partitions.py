@@ -24,6 +24,7 @@ from coatcheck.sql.sqlstate import sqlstate_of
 Period = Literal["day", "month", "year"]
 _BEHIND = timedelta(days=14)  # so old may a message be that comes now
 _AHEAD = {"day": timedelta(days=14), "month": timedelta(days=40), "year": timedelta(days=40)}
+_PATIENCE = timedelta(days=2)
 _BOUNDS = re.compile(r"FOR VALUES FROM \('?(?P<start>[^')]+)'?\) TO \('?(?P<end>[^')]+)'?\)")
 _ISOLATION = psycopg.IsolationLevel.READ_COMMITTED  # whatever the database's default: each look sees what it waited for
 _LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for the table: it gives up before they notice
@@ -196,6 +197,16 @@ def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -
     return [_name(table, by, gap) for gap in _missing(connection, table, by)]
 
 
+def overdue(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
+    """Return what is missing though it was wanted two days ago, too: a daily `maintain` has had its turn.
+
+    Raises ConfigError, psycopg.Error.
+    """
+    before = set(wanted(by, today() - _PATIENCE))
+    there = [part.span for part in _partitions(connection, table, by) if part.span]
+    return [gap for span in wanted(by, today()) if span in before for gap in gaps(span, there)]
+
+
 def _missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
     there = [part.span for part in _partitions(connection, table, by) if part.span]
     return [gap for span in wanted(by, today()) for gap in gaps(span, there)]
@@ -267,28 +278,38 @@ class _Work:
         """Return the condition under which a row belongs to a span."""
         return sql.SQL("{0} >= {1} AND {0} < {2}").format(sql.Identifier(self._by.column), *_bounds(span))
 
+    def _columns(self) -> list[tuple[Any, ...]]:
+        schema, _, name = self._table.rpartition(".")
+        return self._connection.execute(query("table_columns"), {"schema": schema or None, "name": name}).fetchall()
+
     def _strays(self, span: Span, other: _Partition) -> int:
         """Return how many rows of a span there are in the default partition, counted up to one more than are moved."""
         look = sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE {} LIMIT {}) AS strays")
         try:
-            found = self._connection.execute(look.format(other.identifier, self._in(span), _MOST_MOVED + 1)).fetchone()
-        except psycopg.errors.InsufficientPrivilege:  # nor may it make the partition, which is told
+            with self._connection.transaction():
+                self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+                found = self._connection.execute(look.format(other.identifier, self._in(span), _MOST_MOVED + 1))
+                (strays,) = found.fetchone() or (0,)
+        except psycopg.Error:  # what is in the way of a look is in the way of making the partition, too, and told there
+            if self._connection.closed:
+                raise
             return 0
-        return int(found[0]) if found else 0
+        return int(strays)
 
     def _moving(self, span: Span, other: _Partition) -> sql.Composed:
         """Return the statements that make a partition with its rows; loaders wait, or a row could slip in behind."""
         return sql.SQL(
             "LOCK TABLE {parent} IN SHARE ROW EXCLUSIVE MODE; "
             "CREATE TABLE {part} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS); "
-            "WITH strays AS (DELETE FROM {other} WHERE {condition} RETURNING *) "
-            "INSERT INTO {part} SELECT * FROM strays; "
+            "WITH strays AS (DELETE FROM {other} WHERE {condition} RETURNING {columns}) "
+            "INSERT INTO {part} ({columns}) SELECT {columns} FROM strays; "
             "ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({start}) TO ({end})"
         ).format(
             parent=table_identifier(self._table),
             part=table_identifier(_name(self._table, self._by, span)),
             other=other.identifier,
             condition=self._in(span),
+            columns=sql.SQL(", ").join(sql.Identifier(name) for name, *_ in self._columns()),  # each may have its order
             **dict(zip(("start", "end"), _bounds(span), strict=True)),
         )
 
@@ -336,7 +357,7 @@ def _hint(error: psycopg.Error, table: str) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return f"run it as the owner of {table}, who is a member of coatcheck_owner"
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return f"the table was in use for longer than {_LOCK_TIMEOUT}; run it again"
+        return f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again"
     if isinstance(error, psycopg.errors.CheckViolation):
         return f"rows of its time came into {other_name(table)} at this moment; run it again"
     if isinstance(error, psycopg.errors.UndefinedTable):

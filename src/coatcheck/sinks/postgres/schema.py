@@ -85,6 +85,7 @@ def migrate(
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
             applied = _apply(connection)
             created = not _table_columns(connection, table)
             if created:
