@@ -203,7 +203,8 @@ def test_the_function_reports_what_was_not_loaded() -> None:
     module, _, name = function["Handler"].rpartition(".")
     assert callable(getattr(importlib.import_module(module), name))
     timeout, window = LAMBDA["Parameters"]["TimeoutSeconds"]["Default"], mapping["MaximumBatchingWindowInSeconds"]
-    assert properties("Queue")["VisibilityTimeout"] >= 6 * timeout >= timeout + window
+    assert properties("Queue")["VisibilityTimeout"] == {"Ref": "VisibilityTimeout"}
+    assert FOUNDATION["Parameters"]["VisibilityTimeout"]["Default"] >= 6 * timeout + window
     assert mapping["BatchSize"] <= Config.model_fields["batch"].get_default(call_default_factory=True).messages
     known = {f"python{minor}" for minor in re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())}
     assert set(LAMBDA["Parameters"]["Runtime"]["AllowedValues"]) == known

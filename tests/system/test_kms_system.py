@@ -97,6 +97,18 @@ def test_an_original_comes_back_by_who_may_decrypt(world: World, queue: Queue, b
     assert [event for (event,) in found][-3:] == ["reveal opened", "reveal opened", "reveal shown"]
 
 
+def test_a_retry_opens_bodies_and_seals_originals(world: World, queue: Queue, bare_database: LoginDatabase) -> None:
+    world("rotator", "keys", "init")
+    world("loader", "migrate")
+    bare_database.execute("ALTER TABLE user_logins ADD CONSTRAINT no CHECK (user_id = '') NOT VALID")
+    queue.send(logins(2))
+    world("loader", "run", "--drain")
+    bare_database.execute("ALTER TABLE user_logins DROP CONSTRAINT no")
+    assert "kms:Decrypt" in world("loader", "quarantine", "retry", "--all", code=2)
+    assert "2 loaded" in world("revealer", "quarantine", "retry", "--all")
+    assert (bare_database.rows(), bare_database.count("coatcheck.vault")) == (2, 4)
+
+
 def test_a_permission_that_is_missing_is_named(world: World) -> None:
     world("rotator", "keys", "init")
     world("loader", "migrate")

@@ -33,7 +33,12 @@ OWN_ERRAND = {"CreateQueue"}
 
 MAY: dict[str, set[tuple[str, str, str]]] = {
     "loader": {("Decrypt", TOKEN, ROOT), ("Decrypt", TOKEN, LEDGER), ("GenerateDataKey", VAULT, DATA)},
-    "revealer": {("Decrypt", TOKEN, ROOT), ("Decrypt", TOKEN, LEDGER), ("Decrypt", VAULT, DATA)},
+    "revealer": {
+        ("Decrypt", TOKEN, ROOT),
+        ("Decrypt", TOKEN, LEDGER),
+        ("Decrypt", VAULT, DATA),
+        ("GenerateDataKey", VAULT, DATA),
+    },
     "rotator": {
         *(
             (action, TOKEN, purpose)
