@@ -1,16 +1,16 @@
-# The image of coatcheck: one environment made from requirements/runtime.lock, and nothing of what made it.
+# The image of coatcheck: one environment made from requirements/runtime-otel.lock, and nothing of what made it.
 # A digest may stand behind each tag (python:...@sha256:...); Dependabot keeps both up to date.
 
 FROM python:3.13.14-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_SYSTEM_CERTS=1 UV_PYTHON=/opt/coatcheck
 WORKDIR /build
-COPY requirements/image.lock requirements/runtime.lock requirements/
+COPY requirements/image.lock requirements/runtime-otel.lock requirements/
 # only wheels, and only those with a hash of the lock: nothing is compiled here
 RUN python -m venv tools \
  && tools/bin/pip install --no-compile \
       --require-hashes --no-deps --only-binary :all: --requirement requirements/image.lock \
  && python -m venv --without-pip /opt/coatcheck \
- && tools/bin/uv pip install --require-hashes --no-deps --only-binary :all: --requirement requirements/runtime.lock
+ && tools/bin/uv pip install --require-hashes --no-deps --only-binary :all: --requirement requirements/runtime-otel.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY deploy/prometheus/alerts.yml deploy/prometheus/
 COPY src src

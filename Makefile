@@ -31,7 +31,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup  ## the whole road on embedded servers: no Docker, no AWS
 	@$(BIN)/coatcheck demo
 
-test: setup setup-localstack setup-debian setup-deploy  ## the whole test-suite, and units and contracts again on the newest Python
+test: setup setup-localstack setup-debian setup-deploy  ## the test-suite (but faults, and the experiments of bench), and units and contracts again on the newest Python
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --ignore tests/faults $(EXPERIMENTS:%=--ignore=%)
 	@$(BIN)/python -m tests.support.newest_python
 
@@ -94,6 +94,7 @@ mutate: setup  ## mutation testing of the modules that make keys, tokens and sea
 lock: setup  ## resolve the lock files anew; UPGRADE=--upgrade: to the newest versions
 	@$(COMPILE) --extra demo --extra otel --group dev pyproject.toml -o $(LOCK)
 	@$(COMPILE) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
+	@$(COMPILE) --extra otel pyproject.toml -c $(LOCK) -o requirements/runtime-otel.lock
 	@for name in $(TOOLS); do $(COMPILE) requirements/$$name.in -o requirements/$$name.lock || exit; done
 	@$(COMPILE) tests/fuzz/requirements.in -o tests/fuzz/requirements.lock
 	@$(COMPILE) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock

@@ -240,7 +240,7 @@ def test_selectors_select_the_workers() -> None:
 
 def test_outside_there_are_names_aws_and_the_database() -> None:
     first, agent = ALL["NetworkPolicy", "coatcheck"]["spec"]["egress"]
-    assert {each["port"] for each in first["ports"]} == {53, 443, 5432}
+    assert {each["port"] for each in first["ports"]} == {53, 443, 4318, 5432}
     assert {each["ipBlock"]["cidr"] for each in agent["to"]} == {"169.254.170.23/32", "fd00:ec2::23/128"}
 
 

@@ -180,9 +180,7 @@ def test_a_newer_schema_says_whom_it_serves(database: Database, served: int | No
         migrate(database.dsn, TABLE, EVENTS)
 
 
-def test_a_migration_does_not_make_loaders_wait_behind_it(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_does_not_make_loaders_wait_behind_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     later = (9001, "9001_one.sql", "ALTER TABLE coatcheck.batch ADD COLUMN one int")
     monkeypatch.setattr(schema, "migrations", lambda: [*migrations(), later])
     with database.session() as reader, reader.transaction():

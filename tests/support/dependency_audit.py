@@ -21,7 +21,7 @@ from tests.support.tool_environment import environment
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = ROOT / "requirements" / "runtime.lock"
 """What an installation of coatcheck holds; the same pins as in dev.lock."""
-LOCKS = (RUNTIME, ROOT / "requirements" / "dev.lock")
+LOCKS = (RUNTIME, *(ROOT / "requirements" / name for name in ("runtime-otel.lock", "dev.lock")))
 
 
 def told(report: dict[str, Any], name: str) -> tuple[list[str], bool]:
