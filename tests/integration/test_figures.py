@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from tests.support.fix_postgres import EVENTS, TABLE, Database, batch, column, postgres_sink, reject, rows, write
 
 from coatcheck.pipeline.message import Reason
@@ -82,7 +80,5 @@ def test_one_who_may_not_ask_for_counts_tells_the_rest(database: Database) -> No
     assert found == {("coatcheck_partitions_missing", "vault"): 1}
 
 
-def test_a_database_that_is_away_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_database_that_is_away_is_no_trouble() -> None:
     assert told("host=127.0.0.1 port=1") == {}
-    assert [record.getMessage() for record in caplog.records] == ["the database was not looked at"]

@@ -169,7 +169,7 @@ class PostgresSink:
         for _ in range(connections):
             self._idle.put_nowait(None)
         self._connections: set[psycopg.AsyncConnection[Any]] = set()
-        self._upkeep_at = time.monotonic() if upkeep else float("inf")
+        self._keeps, self._upkeep_at = upkeep, time.monotonic() + _UPKEEP_EVERY_S
 
     async def open(self) -> None:
         """Connect once, so that a wrong address or password is known before the first message, and do the upkeep.
@@ -184,7 +184,8 @@ class PostgresSink:
         finally:
             self._idle.put_nowait(connection)
         self._metrics.set("coatcheck_up", 1, "database")
-        await self._upkeep()
+        if self._keeps:
+            await self._upkeep()
 
     def abort(self) -> None:
         """End all connections at once, whatever is under way: what was not committed has not happened."""
@@ -193,8 +194,6 @@ class PostgresSink:
 
     async def _upkeep(self) -> None:
         """Have done what is due, and in a day again; that it may not now keeps nobody waiting."""
-        if time.monotonic() < self._upkeep_at:
-            return
         self._upkeep_at = time.monotonic() + _UPKEEP_EVERY_S
         for name, parameters in (("prune", {}), ("make_epochs", {"epochs": list(self._epochs())})):
             try:
@@ -219,7 +218,8 @@ class PostgresSink:
 
         Raises UnreachableError after `give_up_seconds` of outage, ConfigError/UnreachableError for what no retry mends.
         """
-        await self._upkeep()
+        if self._keeps and time.monotonic() > self._upkeep_at:
+            await self._upkeep()
         outcome = Outcome()
         distinct = _without_repeats(batch)
         await self._write(distinct, outcome)
