@@ -16,7 +16,7 @@ from tests.support.tcp_proxy import TcpProxy
 
 from coatcheck.demo.servers import SqsServer
 
-MESSAGES = 20_000
+MESSAGES = 12_000
 KILLS = 5
 
 
@@ -53,7 +53,7 @@ def test_one_process_killed_five_times(
     with feeding(queue, logins(MESSAGES), most=400):
         for _ in range(KILLS):
             running = command.start("run")
-            more_rows(login_database, chance.randrange(500, 4000))
+            more_rows(login_database, chance.randrange(300, 2400))
             assert running.kill().code == -signal.SIGKILL
         assert login_database.rows() < MESSAGES, "the kills came too late to mean anything"
         last = command.start("run")
@@ -69,7 +69,7 @@ def test_workers_killed_five_times(
     with feeding(queue, logins(MESSAGES), most=400):
         supervisor = command.start("run", "--workers", "2")
         for _ in range(KILLS):
-            more_rows(login_database, chance.randrange(500, 3000))
+            more_rows(login_database, chance.randrange(300, 1800))
             victim = chance.choice(wait_until(lambda: command.workers(supervisor), "a worker"))
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
