@@ -124,7 +124,7 @@ class Sealer:
         self._data_keys: OrderedDict[bytes, DataKey] = OrderedDict()
         self._not_before = self._warned = float("-inf")
         self._trouble = ""
-        self.failures = 0
+        self.failures = {"away": 0, "refused": 0}
         self.drawn = 0
         self.forked()
         _SEALERS.add(self)
@@ -290,7 +290,7 @@ class Sealer:
     def _warn(self, error: CoatcheckError) -> None:
         """Tell that there is no new data key, and why, once a minute; errors hold no values."""
         self._trouble = error.message
-        self.failures += 1
+        self.failures["away" if isinstance(error, UnreachableError) else "refused"] += 1
         if self._clock() - self._warned < _WARN_EVERY_S:
             return
         self._warned = self._clock()

@@ -59,7 +59,7 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_database_errors_total": _counter("answers of PostgreSQL that passed, by SQLSTATE", "sqlstate"),
     "coatcheck_vault_entries_total": _counter("originals sealed for the vault, known ones among them"),
     "coatcheck_data_keys_total": _counter("data keys drawn"),
-    "coatcheck_key_errors_total": _counter("times the key service gave no data key"),
+    "coatcheck_key_errors_total": _counter("times the key service gave no data key", "kind"),
     "coatcheck_in_flight_messages": _gauge("messages received and not yet acked, room reserved for receives included"),
     "coatcheck_in_flight_bytes": _gauge("bodies received and not yet acked, room reserved for receives included"),
     "coatcheck_receivers": _gauge("receives under way"),

@@ -303,6 +303,7 @@ def test_giving_up_says_for_how_long_and_why() -> None:
         run(sealer.ready(1))
     assert caught.value.message == "no new data key for 0.05 s (KMS does not answer (ThrottlingException))"
     assert "nothing is lost" in caught.value.hint
+    assert sealer.failures["away"] > 0 == sealer.failures["refused"]
 
 
 def test_giving_up_on_a_service_that_hangs() -> None:
@@ -329,6 +330,7 @@ def test_a_refusal_is_raised_at_once_when_a_key_is_needed() -> None:
             run(sealer.ready(1))
         assert caught.value is DENIED
         assert keys.asked == asked
+    assert sealer.failures == {"away": 0, "refused": 2}
 
 
 def test_a_refusal_ahead_of_need_is_told_and_the_key_in_use_goes_on(
