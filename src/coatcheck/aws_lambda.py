@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from coatcheck import app
@@ -23,7 +21,7 @@ from coatcheck.ops import logs
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Batch, Message, size_of
 from coatcheck.sources.lambda_event import delivery
-from coatcheck.terminal import fail
+from coatcheck.terminal import fail, internal_error
 
 _log = logging.getLogger(__name__)
 _MARGIN, _MARGIN_LEAST_S, _MARGIN_MOST_S = 0.1, 1.0, 5.0
@@ -56,9 +54,7 @@ def handler(event: object, context: Context) -> dict[str, Any]:
     except CoatcheckError as error:
         told = error
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        told = CoatcheckError(f"internal error: {type(error).__name__} at {where}", hint="please report it")
+        told = internal_error(error)
     fail(told)
     raise type(told)(told.message, hint=told.hint)
 

@@ -43,9 +43,9 @@ def maintain(config: Config, why: Why | None = None) -> Maintained:
     """
     left: list[Left] = []
     with connect(custody.dsn(config)) as connection, translated("maintain the database"):
-        days = partitions.upkeep(connection, "prune", {}, left)
+        days = schema.upkeep(connection, "prune", {}, left)
         epochs = {"epochs": list(Epochs(config.vault.epoch).ahead())}
-        made = partitions.upkeep(connection, "make_epochs", epochs, left)
+        made = schema.upkeep(connection, "make_epochs", epochs, left)
     kept = _partitions(config)
     erased = tuple(_erase_epochs(config, why, left))
     return Maintained(days, made, erased, kept.made, kept.dropped, kept.deleted, (*left, *kept.left))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +51,15 @@ def warn(text: str) -> None:
 def hint(text: str) -> None:
     """Print what to do about the warning before it."""
     _say("hint", "cyan", text)
+
+
+def internal_error(error: Exception) -> CoatcheckError:
+    """Return what may be said of an error that nobody has foreseen: kind and place; its text may hold a value."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return CoatcheckError(
+        f"internal error: {type(error).__name__} at {Path(last.filename).name}:{last.lineno}",
+        hint="this is a bug in coatcheck: please report it with this line and the command",
+    )
 
 
 def fail(error: CoatcheckError) -> int:

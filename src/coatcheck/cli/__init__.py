@@ -9,16 +9,14 @@ import os
 import resource
 import sys
 import threading
-import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from coatcheck.cli.commands import cli
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError
-from coatcheck.terminal import fail, note
+from coatcheck.terminal import fail, internal_error, note
 
 _BROKEN_PIPE = 141
 
@@ -57,14 +55,7 @@ def _main() -> int:  # noqa: PLR0911 - one line for each way a command can end
         note("coatcheck: interrupted")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        return fail(
-            CoatcheckError(
-                f"internal error: {type(error).__name__} at {where}",
-                hint="this is a bug in coatcheck: please report it with this line and the command",
-            )
-        )
+        return fail(internal_error(error))
     return code or 0
 
 

@@ -228,26 +228,6 @@ def keep(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> K
     return Kept(tuple(work.made), tuple(work.dropped), work.deleted, tuple(work.left))
 
 
-def upkeep(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object], left: list[Left]) -> int:
-    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error.
-
-    `connection` is in autocommit mode.
-    """
-    allowed = connection.execute(query(f"may_{name}")).fetchone()
-    if not (allowed and allowed[0]):
-        hint = "run it as a member of coatcheck_owner or coatcheck_loader"
-        left.append(Left(f"this login may not call coatcheck.{name}", hint))
-        return 0
-    connection.isolation_level = _ISOLATION
-    try:
-        with connection.transaction():
-            done = connection.execute(query(name), parameters).fetchone()
-    except psycopg.errors.LockNotAvailable:
-        left.append(Left(f"coatcheck.{name} found its tables in use", "run it again"))
-        return 0
-    return int(done[0]) if done else 0
-
-
 class _Work:
     def __init__(self, connection: psycopg.Connection[Any], table: str, by: Partitioning) -> None:
         self._connection, self._table, self._by = connection, table, by

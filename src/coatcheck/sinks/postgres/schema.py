@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from psycopg import sql
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
 from coatcheck.sinks.postgres import partitions, roles
-from coatcheck.sinks.postgres.partitions import Partitioning
+from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
@@ -112,6 +112,26 @@ def turn(dsn: str) -> Iterator[None]:
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         yield
+
+
+def upkeep(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object], left: list[Left]) -> int:
+    """Call a function of the database that loaders call, too; return what it did. Raises psycopg.Error.
+
+    `connection` is in autocommit mode.
+    """
+    allowed = connection.execute(query(f"may_{name}")).fetchone()
+    if not (allowed and allowed[0]):
+        hint = "run it as a member of coatcheck_owner or coatcheck_loader"
+        left.append(Left(f"this login may not call coatcheck.{name}", hint))
+        return 0
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    try:
+        with connection.transaction():
+            done = connection.execute(query(name), parameters).fetchone()
+    except psycopg.errors.LockNotAvailable:
+        left.append(Left(f"coatcheck.{name} found its tables in use", "run it again"))
+        return 0
+    return int(done[0]) if done else 0
 
 
 def _apply(connection: psycopg.Connection[Any]) -> list[str]:
