@@ -14,9 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from coatcheck.cli.reference import commands, pages
-from coatcheck.config import Config, load
+from coatcheck.config import Config
 from coatcheck.config_columns import ColumnConfig
 from coatcheck.config_file import write_default
+from coatcheck.config_load import load
 from coatcheck.demo.samples import sample_logins
 from coatcheck.demo.servers import PostgresServer, SqsServer
 from coatcheck.pipeline.message import REASONS, Reason

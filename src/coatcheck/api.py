@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from typing import Self
 
 from coatcheck import custody
-from coatcheck.config import load
+from coatcheck.config_load import load_all
 from coatcheck.errors import ConfigError
 from coatcheck.keys import FormError, OpenError
 from coatcheck.keys.siv import SEALED_PATTERN
@@ -42,9 +42,9 @@ class Tokenizer:
         Raises coatcheck.errors.ConfigError: no such file, a wrong option, no key, a key file that others may read;
         UnreachableError: a key service is away.
         """
-        config = load(fspath(path) if path is not None else None)
-        keys = custody.loader_keys(config)
-        plan = config.plan()
+        configs = load_all(fspath(path) if path is not None else None)
+        keys = custody.loader_keys(configs[0])
+        plan = tuple(column for config in configs for column in config.plan())
         forms = custody.forms(plan)
         active = custody.tokenizer(keys)
         sealed = {column.domain for column in plan if column.mask is Mask.SEAL}

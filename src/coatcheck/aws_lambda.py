@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from coatcheck import app
-from coatcheck.config import Config, load
+from coatcheck.config import Config
+from coatcheck.config_load import load
 from coatcheck.errors import CoatcheckError, UnreachableError
 from coatcheck.loop import new_loop
 from coatcheck.ops import logs

@@ -1,29 +1,24 @@
-"""The configuration: one class per component, a description on every option, TOML file plus environment.
+"""The configuration of one pipeline: one class per component, a description on every option.
 
-`docs/reference/configuration.md` is generated from the descriptions. With no file at all, the built-in login pipeline
-runs. This module reads settings; it opens no connection and touches no key.
+`docs/reference/configuration.md` is generated from the descriptions. `config_load` reads it from a TOML file and the
+environment; a file may hold several pipelines, which become one `Config` each.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from coatcheck.config_columns import ColumnConfig, login_columns
-from coatcheck.config_file import in_file
 from coatcheck.config_section import Section
 from coatcheck.config_telemetry import TelemetryConfig
-from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
-DEFAULT_FILE = "coatcheck.toml"
-PREFIX = "COATCHECK_"
+DEFAULT_PIPELINE = "default"
+"""The name of the pipeline of a configuration without `[pipelines]`."""
 _NAME_LENGTH = 63  # PostgreSQL cuts longer names
 
 
@@ -203,12 +198,10 @@ class MaskingConfig(Section):
     )
 
 
-class Config(BaseSettings):
-    """The whole configuration; every option also as COATCHECK_SECTION__OPTION in the environment."""
+class Config(Section):
+    """The configuration of one pipeline: its own sections, and those that all pipelines of a file share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
-    )
+    _pipeline: str = PrivateAttr(DEFAULT_PIPELINE)
 
     source: SourceConfig = Field(default_factory=SourceConfig, description="where messages come from")
     target: TargetConfig = Field(default_factory=TargetConfig, description="where rows go")
@@ -229,17 +222,16 @@ class Config(BaseSettings):
     log: LogConfig = Field(default_factory=LogConfig, description="how a worker tells what it meets")
     run: RunConfig = Field(default_factory=RunConfig, description="how a worker stops and gives up")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment outranks the file (which comes in as init values)."""
-        return EnvSettingsSource(settings_cls), init_settings
+    @property
+    def pipeline(self) -> str:
+        """The name of this pipeline, by which the database knows its table, its columns and its rejects."""
+        return self._pipeline
+
+    def named(self, pipeline: str) -> Self:
+        """Return the same configuration under the name of a pipeline."""
+        copy = self.model_copy()
+        copy._pipeline = pipeline  # noqa: SLF001 - a copy of this very object
+        return copy
 
     @field_validator("columns")
     @classmethod
@@ -260,17 +252,27 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _one_form_each_domain(self) -> Self:
+        self.forms()
+        return self
+
+    def forms(self) -> dict[str, tuple[object, ...]]:
+        """Return what tells the canonical form of each domain apart. Raises ValueError: a domain has two."""
         forms: dict[str, tuple[object, ...]] = {}
         for name, column in self.columns.items():
             if column.domain is None:
                 continue
-            form = (column.mask is Mask.SUBNET, column.parse is Parse.IP, column.casefold, set(column.strip_chars))
+            form = (
+                column.mask is Mask.SUBNET,
+                column.parse is Parse.IP,
+                column.casefold,
+                frozenset(column.strip_chars),
+            )
             if forms.setdefault(column.domain, form) != form:
                 raise ValueError(
                     f"columns: {name}: the domain {column.domain} has another canonical form in another column "
                     "(parse, casefold, strip_chars, subnet): they would never join; give one a domain of its own"
                 )
-        return self
+        return forms
 
     @model_validator(mode="after")
     def _partitioned_by_time(self) -> Self:
@@ -310,68 +312,3 @@ class Config(BaseSettings):
         if self.target.dsn is not None:
             return self.target.dsn.get_secret_value()
         return os.environ.get("DATABASE_URL", "")
-
-
-_TABLES = {f"{PREFIX}{name.upper()}" for name in Config.model_fields}
-_FORM = f"{PREFIX}SECTION__OPTION"
-_KUBERNETES = re.compile(r"_(SERVICE|PORT)(_|$)")
-"""What a pod finds in its environment for a service of the name coatcheck."""
-
-
-def find_file(option: str | None) -> Path | None:
-    """Return the configuration file: the option, COATCHECK_CONFIG, ./coatcheck.toml if it exists, or None."""
-    named = option or os.environ.get(f"{PREFIX}CONFIG")
-    if named:
-        return Path(named)
-    default = Path(DEFAULT_FILE)
-    return default if default.exists() else None
-
-
-def load(option: str | None = None) -> Config:
-    """Read the configuration; `option` is the file named on the command line, if any.
-
-    Raises ConfigError that lists everything that is wrong at once, by option name, never by value.
-    """
-    path = find_file(option)
-    values = in_file(path) if path else {}
-    for name in values:
-        if name.startswith("_"):  # pydantic-settings would take it for an argument of its own
-            raise ConfigError(f"the configuration in {path} is wrong: {name}: no such option")
-    _refuse_unknown_variables()
-    try:
-        config = Config(**values)
-    except ValidationError as error:
-        raise _config_error(error, path) from None
-    except SettingsError:
-        tables = ", ".join(name for name in sorted(os.environ) if name.upper() in _TABLES)
-        raise ConfigError(f"{tables}: no JSON object", hint=f"or set single options as {_FORM}") from None
-    if path and not config.keys.path.is_absolute():
-        keys = config.keys.model_copy(update={"path": path.parent / config.keys.path})
-        config = config.model_copy(update={"keys": keys})
-    return config
-
-
-def _refuse_unknown_variables() -> None:
-    for name in sorted(os.environ):  # pydantic-settings reads them in any case
-        if name.upper().startswith(PREFIX) and name.upper().split("__")[0] not in _TABLES | {f"{PREFIX}CONFIG"}:
-            if _KUBERNETES.search(name):
-                continue
-            raise ConfigError(
-                f"unknown environment variable {name}",
-                hint=f"sections are {', '.join(sorted(Config.model_fields))}; write {_FORM}",
-            )
-
-
-def _config_error(error: ValidationError, path: Path | None) -> ConfigError:
-    found = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            text = "no such option"
-        found.append(f"{name}: {text}" if name else text)
-    where = str(path) if path else "the environment"
-    return ConfigError(
-        f"the configuration in {where} is wrong: " + "; ".join(found),
-        hint="docs/reference/configuration.md lists every option; `coatcheck init` writes a working file",
-    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from coatcheck.config import PREFIX, Config, find_file, load
+from coatcheck.config import Config
 from coatcheck.config_file import in_file
+from coatcheck.config_load import PREFIX, find_file, load_all
+from coatcheck.config_pipelines import PIPELINES, PipelineConfig
 
 Origin = Literal["default", "file", "environment"]
 HIDDEN = "********"
@@ -33,13 +35,26 @@ class Option:
 
 
 def options(file: str | None = None) -> Iterator[Option]:
-    """Yield every option in force; `file` as for `load`. Raises ConfigError: what `load` would refuse."""
-    config = load(file)
+    """Yield every option in force; `file` as for `load_all`. Raises ConfigError: what `load_all` would refuse."""
+    configs = load_all(file)
     path = find_file(file)
-    origins = {**_named(in_file(path) if path else {}, "file"), **_named(_in_environment(), "environment")}
-    for section, values in _values(config).items():
-        for name, value in values.items():
-            yield Option(section, name, value, origins.get((section, name), "default"))
+    in_path, in_environment = in_file(path) if path else {}, _in_environment()
+    named = {config.pipeline: f"{PIPELINES}.{config.pipeline}." for config in configs}
+    alone = PIPELINES not in in_path and PIPELINES not in in_environment
+    for place, config in enumerate(configs):
+        own = {} if alone else {**_of(in_path, config, "file"), **_of(in_environment, config, "environment")}
+        origins = {**_named(in_path, "file"), **_named(in_environment, "environment"), **own}
+        for section, values in _values(config).items():
+            mine = section in PipelineConfig.model_fields and not alone
+            if place and not mine:
+                continue
+            for name, value in values.items():
+                title = f"{named[config.pipeline]}{section}" if mine else section
+                yield Option(title, name, value, origins.get((section, name), "default"))
+
+
+def _of(given: Mapping[str, Any], config: Config, origin: Origin) -> dict[tuple[str, str], Origin]:
+    return _named(given.get(PIPELINES, {}).get(config.pipeline, {}), origin)
 
 
 def to_toml(shown: Iterator[Option]) -> Iterator[str]:
@@ -79,18 +94,22 @@ def _is_secret(config: Config, section: str, name: str) -> bool:
     return hasattr(getattr(getattr(config, section), name, None), "get_secret_value")
 
 
-def _named(given: dict[str, Any], origin: Origin) -> dict[tuple[str, str], Origin]:
-    return {(section, name): origin for section, values in given.items() for name in values}
+def _named(given: Mapping[str, Any], origin: Origin) -> dict[tuple[str, str], Origin]:
+    return {(section, name): origin for section, values in given.items() for name in values if section != PIPELINES}
 
 
 def _in_environment() -> dict[str, Any]:
     """Return section -> options that are set there, one by one or as a JSON object."""
     found: dict[str, Any] = {}
     for variable, value in os.environ.items():
-        section, _, name = variable.upper().removeprefix(PREFIX).lower().partition("__")
-        if variable.upper().startswith(PREFIX) and section in Config.model_fields:
-            option = name.partition("__")[0]
-            found.setdefault(section, {}).update({option: value} if option else json.loads(value))
+        section, *names = variable.upper().removeprefix(PREFIX).lower().split("__")
+        if not variable.upper().startswith(PREFIX) or section not in {*Config.model_fields, PIPELINES}:
+            continue
+        depth = 3 if section == PIPELINES else 1  # where options stand: pipelines.NAME.SECTION.OPTION
+        at = found.setdefault(section, {})
+        for name in names[: depth - 1]:
+            at = at.setdefault(name, {})
+        at.update({names[depth - 1]: value} if len(names) >= depth else json.loads(value))
     return found
 
 

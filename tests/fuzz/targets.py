@@ -18,7 +18,7 @@ from typing import cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.builders import LOGIN, LOGIN_COLUMNS, a_column, a_message, a_road, a_tokenizer, opened
 
-from coatcheck import config
+from coatcheck import config_load
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.keys.forms import Form, FormError, parse_form
 from coatcheck.keys.keyring import read_keyring
@@ -193,7 +193,7 @@ def configuration(data: bytes) -> None:
     """Any file is a configuration, or an error that names what is wrong."""
     _file.write_bytes(data)
     with suppress(ConfigError):
-        config.load(str(_file))
+        config_load.load(str(_file))
 
 
 def files(data: bytes) -> None:

@@ -13,7 +13,8 @@ from tests.support.fake_kms import ROLES, allowed, policy
 from tests.support.manifests import ROOT, Node, resolved, statements, template
 
 from coatcheck.cli.reference import commands
-from coatcheck.config import Config, load
+from coatcheck.config import Config
+from coatcheck.config_load import load
 
 FOUNDATION, SERVICE, LAMBDA = (template(f"{name}.yaml") for name in ("foundation", "service", "lambda"))
 ACCOUNT = "111122223333"

@@ -18,7 +18,8 @@ from tests.support.manifests import (
 )
 
 from coatcheck.cli.reference import commands
-from coatcheck.config import Config, load
+from coatcheck.config import Config
+from coatcheck.config_load import load
 
 BASE, PRODUCTION = KUBERNETES / "base", KUBERNETES / "overlays" / "production"
 TOML = BASE / "coatcheck.toml"

@@ -82,8 +82,8 @@ cli.add_command(maintain)
 def init(path: str, with_keys: bool) -> None:
     """Write coatcheck.toml, the login pipeline to start from. Never overwrites."""
     from coatcheck.cli.keys import announce
-    from coatcheck.config import load
     from coatcheck.config_file import write_default
+    from coatcheck.config_load import load
 
     write_default(Path(path))
     terminal.out(f"wrote {path}")

@@ -15,8 +15,10 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from coatcheck.cli.commands import cli
-from coatcheck.config import PREFIX, Config
+from coatcheck.config import Config
 from coatcheck.config_columns import ColumnConfig
+from coatcheck.config_load import PREFIX
+from coatcheck.config_pipelines import PipelineConfig
 from coatcheck.ops.metrics import CATALOGUE
 from coatcheck.pipeline.message import REASONS, Reason
 
@@ -81,6 +83,13 @@ def _configuration() -> Iterator[str]:
             yield f"## [{name}]\n\n{field.description}.\n"
             yield from _options(section, f"{PREFIX}{name.upper()}__")
             yield ""
+    yield (
+        "## [pipelines.NAME]\n\nA file may hold several pipelines, each with sections of its own: "
+        + ", ".join(f"`[pipelines.NAME.{name}]`" for name in PipelineConfig.model_fields)
+        + f". What a pipeline leaves out is as in the top-level sections. Environment: `{PREFIX}PIPELINES__NAME__"
+        "SECTION__OPTION`; `COATCHECK_PIPELINE` names the pipeline that a command is for "
+        "([several pipelines](../pipelines.md)).\n"
+    )
     yield "## [columns]\n"
     yield 'One entry a column: `name = { from = "field", type = "..." }`; as a whole also `COATCHECK_COLUMNS` (JSON).\n'
     yield from _options(ColumnConfig, None)

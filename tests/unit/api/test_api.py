@@ -11,8 +11,8 @@ from tests.support.builders import a_message
 
 import coatcheck
 from coatcheck import FormError, OpenError, Tokenizer, app, custody
-from coatcheck.config import load
 from coatcheck.config_file import write_default
+from coatcheck.config_load import load
 from coatcheck.errors import ConfigError
 from coatcheck.keys import Sealer
 from coatcheck.keys.local import create

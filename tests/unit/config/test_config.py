@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from coatcheck.config import Config, find_file, load
+from coatcheck.config import Config
 from coatcheck.config_columns import ColumnConfig
 from coatcheck.config_file import write_default
+from coatcheck.config_load import find_file, load
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.columns import Column, ColumnType, Kind, Mask, Parse
 
