@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
     ("config_shown", "custody"),
-    ("telemetry",),
+    ("telemetry", "keyring"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("maintenance",),
     ("worker", "supervisor", "terminal"),

@@ -6,12 +6,13 @@ Every command of the command line is one function here; it returns values, and p
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from coatcheck import custody, telemetry
+from coatcheck import custody, keyring, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
@@ -32,12 +33,16 @@ from coatcheck.sources import sqs_queue
 from coatcheck.sources.aws import resolve
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
-from coatcheck.sql.connection import connect, is_verified
+from coatcheck.sql import newest
+from coatcheck.sql.connection import connect, is_verified, translated
+from coatcheck.sql.register import Pipeline, held_against
 from coatcheck.vault.epochs import Epochs
-from coatcheck.vault.register import register
+from coatcheck.vault.register import other_forms, register
 from coatcheck.vault.store import VaultStore
 
 _log = logging.getLogger(__name__)
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+"""Who may log in at an URL, which is nobody's business in the register."""
 _DRAIN_GIVE_UP_S = 60.0
 
 
@@ -65,10 +70,24 @@ def vault_store(config: Config, keys: LoaderKeys, sealer: Sealer, old_forms: Map
     )
 
 
-def _register(config: Config, keys: LoaderKeys) -> dict[str, str] | None:
-    """Hold the keyring against the database's register; return the form ids frozen for the key that retires, if any."""
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the database says at a start: the pipeline's table, and the forms frozen for a retiring key, if any."""
+
+    table: str
+    old_forms: dict[str, str] | None
+
+
+def registered(config: Config, keys: LoaderKeys) -> Registered:
+    """Hold pipeline and keyring against the database's registers. Raises ConfigError, UnreachableError."""
     with connect(custody.dsn(config)) as connection:
-        return register(connection, custody.fingerprints(keys), custody.form_ids(config))
+        with translated("read the register of pipelines"):
+            pipeline, wrong = held_against(connection, config.pipeline, config.target.table, config.plan())
+        if pipeline is None or wrong:
+            raise ConfigError(wrong, hint="run `coatcheck migrate` (safe while workers run)")
+        old_forms = register(connection, custody.keyring_id(keys), custody.form_ids(config))
+        keyring.note_if_possible(config, connection)
+        return Registered(pipeline.qualified, old_forms)
 
 
 @asynccontextmanager
@@ -94,25 +113,26 @@ def writer(
 
     `upkeep` is whether the sink does the daily upkeep. Raises CoatcheckError.
     """
-    keys = custody.loader_keys(config)
+    keys = keyring.loader_keys(config)
     sealer = Sealer(keys, give_up_s=give_up_s)
     metrics.watch("coatcheck_up", lambda: not sealer.in_trouble, "keys")
     metrics.watch("coatcheck_data_keys_total", lambda: sealer.drawn)
     metrics.watch("coatcheck_key_errors_total", lambda: sealer.failures["away"], "away")
     metrics.watch("coatcheck_key_errors_total", lambda: sealer.failures["refused"], "refused")
     dsn, columns = custody.dsn(config), config.plan()
-    schema.verify(dsn, config.target.table, columns)
-    old_forms = _register(config, keys)
+    schema.verify(dsn, config.target.table, columns, config.pipeline)
+    there = registered(config, keys)
     for finding in _weak_columns(config):
         _log.warning(finding.what)
     sink = PostgresSink(
         dsn=dsn,
-        table=config.target.table,
+        table=there.table,
         columns=columns,
         connections=config.target.connections,
         prepare=config.target.prepare,
         give_up_seconds=give_up_s,
         kid=keys.kid,
+        pipeline=config.pipeline,
         epochs=Epochs(config.vault.epoch).ahead,
         upkeep=upkeep,
         metrics=metrics,
@@ -121,7 +141,7 @@ def writer(
         sink=sink,
         road=road(config, keys, sealer),
         sealer=sealer,
-        vault=vault_store(config, keys, sealer, old_forms),
+        vault=vault_store(config, keys, sealer, there.old_forms),
         breaker=Breaker(ratio=config.breaker.ratio, window=config.breaker.window, run=config.breaker.run),
         metrics=metrics,
         tracer=tracer,
@@ -168,6 +188,12 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
         constrain=constrain,
         epochs=Epochs(config.vault.epoch).ahead(),
         by=partitioning(config),
+        pipeline=Pipeline(
+            config.pipeline,
+            queue=_USER.sub("", config.source.queue),
+            epoch=config.vault.epoch,
+            keep_epochs=config.vault.keep_epochs,
+        ),
     )
 
 
@@ -178,6 +204,7 @@ async def check(config: Config) -> list[Finding]:
         telemetry.check(config)
     with _as_finding(findings, "keys"):
         findings += custody.inspect(config)
+        _hold(config)
     with _as_finding(findings, "queue"):
         async with sqs_client(config) as client:
             state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)
@@ -188,9 +215,19 @@ async def check(config: Config) -> list[Finding]:
             hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
             findings.append(Finding("database", "advice", what, hint))
         findings += schema.inspect(
-            custody.dsn(config), config.target.table, config.plan(), partitioning(config)
+            custody.dsn(config), config.target.table, config.plan(), partitioning(config), config.pipeline
         ).findings
     return findings
+
+
+def _hold(config: Config) -> None:
+    """Hold keyring and canonical forms against a database that has been migrated. Raises CoatcheckError."""
+    if schema.version(custody.dsn(config)) != newest():
+        return  # that is a finding about the database
+    keys = keyring.loader_keys(config)
+    keyring.hold(config, keys, every=False)
+    with connect(custody.dsn(config)) as connection:
+        other_forms(connection, keys.kid, custody.form_ids(config))
 
 
 def _weak_columns(config: Config) -> Iterator[Finding]:
@@ -249,6 +286,8 @@ class Status:
 
 async def status(config: Config) -> Status:
     """Ask queue, database and keyring for the state of things. Raises CoatcheckError."""
+    keys = keyring.loader_keys(config)
+    keyring.hold(config, keys, every=False)
     async with sqs_client(config) as client:
         url = await client.queue_url(config.source.queue)
         attributes = await client.get_queue_attributes(url, ["All"])
@@ -262,14 +301,14 @@ async def status(config: Config) -> Status:
         newest_commit=newest.isoformat() if newest else None,
         lag_s=round(lag_s, 3) if lag_s is not None else None,
         quarantined=reasons,
-        keys=custody.loader_keys(config).describe(),
+        keys=keys.describe(),
     )
 
 
 def database_figures(config: Config) -> list[figures.Gauge]:
     """Return what metrics tell about the database beside the road."""
     epochs = Epochs(config.vault.epoch).overdue()
-    return figures.samples(custody.dsn(config), config.target.table, partitioning(config), epochs)
+    return figures.samples(custody.dsn(config), config.target.table, partitioning(config), epochs, config.pipeline)
 
 
 async def send(config: Config, lines: Iterable[str], *, as_new: bool, create_queue: bool) -> AsyncIterator[int]:
@@ -291,9 +330,10 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
             yield moved
 
 
-def quarantine(config: Config, *, kid: str = "") -> Quarantine:
-    """Open the quarantine; `kid` is the token key that what is loaded is masked under."""
-    return Quarantine(custody.dsn(config), config.target.table, config.plan(), kid=kid)
+def quarantine(config: Config, *, kid: str = "", table: str = "") -> Quarantine:
+    """Open a pipeline's quarantine; `kid` is the token key that what is loaded is masked under, `table` where to."""
+    where = table or config.target.table
+    return Quarantine(custody.dsn(config), where, config.plan(), kid=kid, pipeline=config.pipeline)
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -319,11 +359,11 @@ class Retried:
 
 def quarantine_retry(config: Config, selection: Selection, *, progress: Callable[[], None] = lambda: None) -> Retried:
     """Send held messages down the road again. Needs the private key."""
-    opening, keys = custody.opener(config), custody.loader_keys(config)
-    sealer = Sealer(keys)
-    stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, _register(config, keys))
+    keys = keyring.loader_keys(config)
+    there, opening, sealer = registered(config, keys), custody.opener(config), Sealer(keys)
+    stages, vault = road(config, keys, sealer), vault_store(config, keys, sealer, there.old_forms)
     retried, foreign = Retried(), None
-    with quarantine(config, kid=keys.kid) as entries:
+    with quarantine(config, kid=keys.kid, table=there.table) as entries:
         for held in entries.opened(selection):
             try:
                 message = _opened(opening, held)

@@ -18,6 +18,7 @@ from coatcheck.keys import (
     Tokenizer,
     audit_key,
     aws_kms,
+    databases,
     local,
     local_check,
     rotate,
@@ -25,12 +26,13 @@ from coatcheck.keys import (
 from coatcheck.keys.derive import fingerprint
 from coatcheck.keys.files import PUBLIC, change, replace_key_file, write_key_folder
 from coatcheck.keys.notes import SignerKey, VerifierKey
-from coatcheck.keys.seal_pair import SEAL_PUBLIC, read_public
+from coatcheck.keys.seal_pair import SEAL_PUBLIC, kek, read_public
 from coatcheck.keys.secrets import read_secret
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.columns import Column
 from coatcheck.pipeline.mask import form_of
 from coatcheck.pipeline.message import DataKey
+from coatcheck.vault.register import KeyringId
 
 Role = Literal["loader", "revealer", "rotator"]
 """As whom KMS is asked: the policy in deploy/iam that hints point to."""
@@ -109,6 +111,16 @@ def fingerprints(keys: LoaderKeys) -> dict[str, str]:
     return {kid: fingerprint(keys.token_root(kid)) for kid in keys.kids}
 
 
+def keyring_id(keys: LoaderKeys) -> KeyringId:
+    """Return what tells the keyring, for the database to hold it against what it knows."""
+    return KeyringId(fingerprints(keys), keys.describe().get("kek"))
+
+
+def seal_kek(config: Config) -> str | None:
+    """Return the name of the seal key of the keyring's folder; None with AWS KMS. Raises ConfigError."""
+    return None if _with_kms(config) else kek(read_public(config.keys.path / SEAL_PUBLIC).id)
+
+
 def ledger_hashes(keys: LoaderKeys) -> LedgerHash:
     """Return the ledger's keyed hashes."""
     return ledger_hash(keys.ledger_root(), keys.tenant)
@@ -143,6 +155,30 @@ def audit_signer(config: Config) -> SignerKey:
 def audit_verifier(config: Config) -> VerifierKey:
     """Load what verifies them. Raises ConfigError."""
     return audit_key.read_public(config.keys.path / audit_key.AUDIT_PUBLIC)
+
+
+# -- which databases use the keyring
+
+
+def other_databases(config: Config, database_id: str, kid: str) -> list[str]:
+    """Return the places of the databases, beside this one, that have not let a token key go. Raises ConfigError."""
+    others = databases.read(config.keys.path).others(database_id, kid)
+    return [f"{one.place or 'an unknown place'} ({one.id})" for one in others]
+
+
+def note_database(config: Config, database_id: str, place: str) -> None:
+    """Note in the keyring's folder that a database uses it. Raises ConfigError, RefusedError."""
+    databases.note(config.keys.path, database_id, place)
+
+
+def note_retired(config: Config, database_id: str, kid: str) -> None:
+    """Note that a database has let a token key go. Raises ConfigError, RefusedError."""
+    databases.retired(config.keys.path, database_id, kid)
+
+
+def forget_database(config: Config, database_id: str) -> bool:
+    """Forget a database that is gone; tell whether it was noted. Raises ConfigError, RefusedError."""
+    return databases.forget(config.keys.path, database_id)
 
 
 # -- how keys change

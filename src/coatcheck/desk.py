@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from coatcheck import custody
+from coatcheck import custody, keyring
 from coatcheck.config import Config
 from coatcheck.errors import ConfigError
 from coatcheck.keys import TOKEN_PATTERN, Form, FormError, LoaderKeys, Tokenizer
 from coatcheck.keys.siv import SEALED_PATTERN
-from coatcheck.sql.connection import connect
-from coatcheck.vault.register import forms_of_keys
+from coatcheck.pipeline.mask import form_of
+from coatcheck.sql import register
+from coatcheck.sql.connection import connect, translated
+from coatcheck.vault.register import forms_of_keys, hold
 from coatcheck.vault.reveal import Asked, Desk, Original, Request, Unsealer
 
 QUARANTINE = "quarantine:"
@@ -83,14 +85,23 @@ def reveal(config: Config, request_id: int, show: Callable[[list[Original]], Non
     Everything that can go wrong with keys is looked at before the opening is on the trail. Raises ConfigError,
     RefusedError, UnreachableError, and what `show` raises.
     """
-    keys = custody.loader_keys(config, role="revealer")
+    keys = keyring.loader_keys(config, role="revealer")
     opener = custody.opener(config)
+    keyring.hold(config, keys, every=False)
+    forms = _forms(config)
     with _desk(config) as desk:
         _refuse_unknown_keys(keys, desk.items(request_id))
         desk.open(request_id)
         tokenizers = {kid: custody.tokenizer(keys, kid) for kid in keys.kids}
-        unsealer = Unsealer(opener, tokenizers, custody.forms(config.plan()))
+        unsealer = Unsealer(opener, tokenizers, forms)
         return desk.reveal(request_id, unsealer, show)
+
+
+def _forms(config: Config) -> dict[str, Form]:
+    """Return the form of every domain that has tokens in this database, whichever pipeline loads them."""
+    with connect(custody.dsn(config)) as connection, translated("read the register of pipelines"):
+        columns = register.all_columns(register.tables(connection))
+    return {column.domain: form_of(column) for column in columns if column.scheme == "pt1"}
 
 
 def _refuse_unknown_keys(keys: LoaderKeys, wanted: Sequence[str]) -> None:
@@ -107,12 +118,12 @@ def find(config: Config, value: str, *, domain: str, reason: str, ticket: str) -
 
     Raises ConfigError: no column has the domain, or the value has no canonical form; RefusedError, UnreachableError.
     """
-    known = sorted({column.domain for column in config.plan() if column.scheme == "pt1"})
+    keys, known = keyring.loader_keys(config, role="revealer"), _forms(config)
     if domain not in known:
-        raise ConfigError("no column has tokens of this domain", hint=f"the configuration has {', '.join(known)}")
-    keys, configured = custody.loader_keys(config, role="revealer"), custody.forms(config.plan())[domain]
+        raise ConfigError("no column has tokens of this domain", hint=f"this database has {', '.join(sorted(known))}")
     with connect(custody.dsn(config)) as connection:
-        forms = forms_of_keys(connection, keys.kids, domain, configured)
+        hold(connection, custody.keyring_id(keys))
+        forms = forms_of_keys(connection, keys.kids, domain, known[domain])
         tokens = {kid: _token(custody.tokenizer(keys, kid), domain, value, form) for kid, form in forms.items()}
         Desk(connection).record_find(domain, reason, ticket)
     return tokens

@@ -14,11 +14,15 @@ from coatcheck.errors import ConfigError
 from coatcheck.keys import TOKEN_PATTERN, FormError, LoaderKeys
 from coatcheck.keys.siv import SEALED_PATTERN
 from coatcheck.pipeline.columns import Column, Kind, Mask
+from coatcheck.pipeline.mask import form_of
 from coatcheck.pipeline.message import REASONS, Reject
 from coatcheck.pipeline.validate import validator
-from coatcheck.sql.connection import connect
+from coatcheck.sql import register
+from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.register import Register
 from coatcheck.vault import remains
-from coatcheck.vault.erase import Epoch, Erased, Eraser, Subject, refuse_other_keys, refuse_without_rights
+from coatcheck.vault.erase import Epoch, Erased, Eraser, Subject
+from coatcheck.vault.erase_rights import refuse_other_keys, refuse_without_rights
 from coatcheck.vault.register import forms_of_keys
 from coatcheck.vault.remains import Remainder
 
@@ -54,10 +58,24 @@ def _silent(_: Erased) -> None:
 
 
 @contextmanager
-def _eraser(config: Config, progress: Progress = _silent) -> Iterator[Eraser]:
+def _eraser(config: Config, progress: Progress = _silent) -> Iterator[tuple[Eraser, Register]]:
     with connect(custody.dsn(config)) as connection:
-        refuse_without_rights(connection, config.target.table, config.plan())
-        yield Eraser(connection, table=config.target.table, columns=config.plan(), progress=progress)
+        with translated("read the register of pipelines"):
+            there = register.read(connection)
+        refuse_without_rights(connection, there.tables)
+        yield Eraser(connection, tables=there.tables, progress=progress), there
+
+
+def _stored(config: Config, there: Register) -> dict[str, list[Column]]:
+    """Return the columns of every table: those of this configuration in full, of others those that are masked."""
+    found: dict[str, list[Column]] = {}
+    for masked in there.masked:
+        found.setdefault(f"{masked.schema}.{masked.table}", []).append(masked.column)
+    mine = there.pipelines.get(config.pipeline)
+    if mine is not None:
+        kept = [c for c in config.plan() if c.stored and c.mask in (Mask.KEEP, Mask.REDACT)]
+        found[mine.qualified] = [*found.get(mine.qualified, []), *kept]
+    return found
 
 
 def erase_tokens(config: Config, texts: Sequence[str], why: Why, progress: Progress = _silent) -> Erasure:
@@ -68,43 +86,46 @@ def erase_tokens(config: Config, texts: Sequence[str], why: Why, progress: Progr
                 f"item {place} is no token",
                 hint="copy it whole, as it stands in the table; a value is erased with --value and --domain",
             )
-    with _eraser(config, progress) as eraser:
+    with _eraser(config, progress) as (eraser, there):
         eraser.begin("token", why.reason, why.ticket, tokens=len(set(texts)))
-        return _finish(config, eraser, eraser.texts(texts), _touched(config, texts))
+        return _finish(config, eraser, there, eraser.texts(texts), texts)
 
 
 def erase_value(config: Config, domain: str, value: str, why: Why, progress: Progress = _silent) -> Erasure:
-    """Erase what a value has become in a domain, under every token key. Needs the token root.
+    """Erase what a value has become in a domain, under every token key, in every table. Needs the token root.
 
     Raises ConfigError: no column has the domain, the value has no canonical form, or the keyring is another one.
     """
-    _refuse_networks(config, domain)
     keys = custody.loader_keys(config, role="revealer")
-    with _eraser(config, progress) as eraser:
-        texts = _texts(config, keys, domain, value)
+    with _eraser(config, progress) as (eraser, there):
+        texts = _texts(config, keys, there, domain, value)
         eraser.begin("value", why.reason, why.ticket, domain=domain)
-        return _finish(config, eraser, eraser.texts(texts), _touched(config, texts))
+        return _finish(config, eraser, there, eraser.texts(texts), texts)
 
 
-def _refuse_networks(config: Config, domain: str) -> None:
-    known = sorted({c.domain for c in config.plan() if c.scheme and c.mask is not Mask.SUBNET})
-    if any(c.domain == domain and c.mask is Mask.SUBNET for c in config.plan()):
+def _of_domain(columns: Sequence[Column], domain: str) -> list[Column]:
+    """Return the columns with texts of a domain. Raises ConfigError: there are none, or they hold networks."""
+    mine = [column for column in columns if column.domain == domain and column.scheme]
+    if any(column.mask is Mask.SUBNET for column in mine):
         raise ConfigError(
             f"the domain {domain} holds networks, each of many addresses",
             hint="erase the address in its own domain; if the whole network is meant, give its token",
         )
-    if domain not in known:
+    if not mine:
+        known = sorted({c.domain for c in columns if c.scheme and c.mask is not Mask.SUBNET})
         raise ConfigError(
-            "no column has tokens or sealed texts of this domain", hint=f"the configuration has {', '.join(known)}"
+            "no column has tokens or sealed texts of this domain", hint=f"this database has {', '.join(known)}"
         )
+    return mine
 
 
-def _texts(config: Config, keys: LoaderKeys, domain: str, value: str) -> set[str]:
+def _texts(config: Config, keys: LoaderKeys, there: Register, domain: str, value: str) -> set[str]:
     """Return all that a value may have become: under each key, in the form frozen for it, as token and sealed."""
-    sealed = any(column.mask is Mask.SEAL and column.domain == domain for column in config.plan())
+    mine = _of_domain(register.all_columns(there.tables), domain)
+    sealed = any(column.mask is Mask.SEAL for column in mine)
     with connect(custody.dsn(config)) as connection:
         refuse_other_keys(connection, custody.fingerprints(keys))
-        forms = forms_of_keys(connection, keys.kids, domain, custody.forms(config.plan())[domain])
+        forms = forms_of_keys(connection, keys.kids, domain, form_of(mine[0]))
     texts: set[str] = set()
     reason = None
     for kid, form in forms.items():
@@ -121,37 +142,44 @@ def _texts(config: Config, keys: LoaderKeys, domain: str, value: str) -> set[str
     return texts
 
 
-def _touched(config: Config, texts: Collection[str]) -> list[Column]:
-    prefixes = {tuple(text.split("_", 2)[:2]) for text in texts}
-    return [c for c in config.plan() if c.stored and (c.scheme, c.domain) in prefixes]
-
-
 def erase_subject(config: Config, name: str, text: str, why: Why, progress: Progress = _silent) -> Erasure:
-    """Erase a subject: in his rows all that is masked, in the vault what nobody else's rows have.
+    """Erase a subject: in their rows all that is masked, in the vault what no other row of any table has.
 
     The subject is who has `text` in the column `name`, which is not masked. Raises ConfigError: there is no such
     column, it is masked, or the text does not fit it.
     """
-    columns, subject = config.plan(), _subject(config, name, text)
-    with _eraser(config, progress) as eraser:
+    column, value = _subject(config, name, text)
+    with _eraser(config, progress) as (eraser, there):
+        subject = Subject(column, value, _table(config, there))
         eraser.begin("subject", why.reason, why.ticket, column=name)
         done = eraser.subject(subject)
+        columns = config.plan()
         others = [c for c in columns if c.stored and not c.scheme and c.mask is not Mask.REDACT]
         rows, filled = eraser.rows_of(subject, others)
         eraser.end(done.figures())
-        return Erasure(done, (*remains.after_subject(columns, rows, filled, done.shared, done), *_any(eraser)))
+        elsewhere = sorted({p.qualified for p in there.pipelines.values()} - {subject.table})
+        return Erasure(done, (*remains.after_subject(columns, rows, filled, done, elsewhere), *_any(eraser)))
+
+
+def _table(config: Config, there: Register) -> str:
+    mine = there.pipelines.get(config.pipeline)
+    if mine is None:
+        raise ConfigError(
+            f"the pipeline {config.pipeline} is not registered in this database", hint="run `coatcheck migrate`"
+        )
+    return mine.qualified
 
 
 def rows_of(config: Config, name: str, text: str) -> int:
     """Return how many rows `erase_subject` would change, for who is to say yes. Raises as that does."""
-    subject = _subject(config, name, text)
-    with _eraser(config) as eraser:
-        return eraser.rows_of(subject, ())[0]
+    column, value = _subject(config, name, text)
+    with _eraser(config) as (eraser, there):
+        return eraser.rows_of(Subject(column, value, _table(config, there)), ())[0]
 
 
-def _subject(config: Config, name: str, text: str) -> Subject:
+def _subject(config: Config, name: str, text: str) -> tuple[Column, object]:
     column = _unmasked(config.plan(), name)
-    return Subject(column, _read(column, text))
+    return column, _read(column, text)
 
 
 def _unmasked(columns: Sequence[Column], name: str) -> Column:
@@ -195,7 +223,7 @@ def _as_sent(column: Column, text: str) -> object:
 
 def erase_epoch(config: Config, epoch: int, why: Why) -> Erasure:
     """Erase all originals of an epoch. Raises RefusedError: it is not over."""
-    with _eraser(config) as eraser:
+    with _eraser(config) as (eraser, _):
         eraser.begin("epoch", why.reason, why.ticket, epoch=epoch)
         ended = eraser.epoch(epoch)
         eraser.end({"entries": ended.entries, "data_keys": ended.data_keys})
@@ -204,9 +232,10 @@ def erase_epoch(config: Config, epoch: int, why: Why) -> Erasure:
         )
 
 
-def _finish(config: Config, eraser: Eraser, done: Erased, touched: Sequence[Column]) -> Erasure:
+def _finish(config: Config, eraser: Eraser, there: Register, done: Erased, texts: Collection[str]) -> Erasure:
     eraser.end(done.figures())
-    left = remains.after_texts([c for c in config.plan() if c.stored], touched, done)
+    prefixes = {"_".join([*text.split("_", 2)[:2], ""]) for text in texts}
+    left = remains.after_texts(_stored(config, there), prefixes, done)
     return Erasure(done, (*left, *_any(eraser)))
 
 

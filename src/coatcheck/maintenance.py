@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 
 from coatcheck import app, custody, erasure
 from coatcheck.config import Config
@@ -15,9 +16,9 @@ from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError
 from coatcheck.sinks.postgres import partitions, roles, schema
 from coatcheck.sinks.postgres.partitions import Kept, Left
-from coatcheck.sql import query
+from coatcheck.sql import query, register
 from coatcheck.sql.connection import connect, translated
-from coatcheck.vault.epochs import Epochs, ended_before
+from coatcheck.vault.epochs import Epochs, Period, ended_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,11 @@ def _erase_epochs(config: Config, why: Why | None, left: list[Left]) -> Iterator
 
 
 def _due(config: Config, left: list[Left]) -> list[int]:
+    """Return the epochs that no pipeline of this database keeps: the vault is everybody's."""
     if not config.vault.keep_epochs:
         return []
-    before = Epochs(config.vault.epoch).first_day(config.vault.keep_epochs)
     with connect(custody.dsn(config)) as connection, translated("look at the vault's epochs"):
+        there = register.pipelines(connection).values()
         found = [epoch for (epoch,) in connection.execute(query("vault_epochs"))]
         allowed = connection.execute(query("may_vault_other_epochs")).fetchone()
         if allowed and allowed[0]:
@@ -94,4 +96,25 @@ def _due(config: Config, left: list[Left]) -> list[int]:
         else:
             hint = "run it as a member of coatcheck_owner"
             left.append(Left("this login cannot see whether coatcheck.vault_other has epochs that are due", hint))
-    return sorted(epoch for epoch in found if ended_before(epoch, before))
+    before = _first_day(config.vault.epoch, config.vault.keep_epochs)
+    due = sorted(epoch for epoch in found if ended_before(epoch, before))
+    kept = {
+        pipeline.name: [epoch for epoch in due if not _lets_go(pipeline, epoch)]
+        for pipeline in there
+        if pipeline.name != config.pipeline
+    }
+    for name, epochs in kept.items():
+        if epochs:
+            what = f"the pipeline {name} keeps the epochs {', '.join(map(str, epochs))}, which are due by this file"
+            left.append(Left(what, "agree on one [vault] keep_epochs, and run `coatcheck migrate` with each file"))
+    return [epoch for epoch in due if not any(epoch in epochs for epochs in kept.values())]
+
+
+def _first_day(period: Period, kept: int) -> date:
+    return Epochs(period).first_day(kept)
+
+
+def _lets_go(pipeline: register.Pipeline, epoch: int) -> bool:
+    """Tell whether a pipeline keeps an epoch no longer, as its file said when it was registered."""
+    period: Period = pipeline.epoch  # type: ignore[assignment]  # the table holds no other word
+    return bool(pipeline.keep_epochs) and ended_before(epoch, _first_day(period, pipeline.keep_epochs))

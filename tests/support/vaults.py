@@ -77,11 +77,13 @@ class Loader:
         keys = custody.loader_keys(config)
         sealer = Sealer(keys)
         self.kids = keys.kids
-        self.vault = app.vault_store(config, keys, sealer, app._register(config, keys))
+        there = app.registered(config, keys)
+        self.vault = app.vault_store(config, keys, sealer, there.old_forms)
         self.sink = PostgresSink(
             dsn=custody.dsn(config),
-            table=config.target.table,
+            table=there.table,
             columns=config.plan(),
+            pipeline=config.pipeline,
             connections=connections,
             kid=keys.kid,
             epochs=Epochs(config.vault.epoch).ahead,

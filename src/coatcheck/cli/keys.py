@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import shared
 from coatcheck.cli.sections import Sections
+from coatcheck.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
@@ -48,7 +49,7 @@ def init(context: click.Context, tenant: str) -> None:
     Never overwrites. The local private key is encrypted with COATCHECK_KEYS__PASSPHRASE, or else stored in clear, with
     a warning.
     """
-    announce(configuration(context), tenant)
+    announce(shared(context), tenant)
 
 
 @keys.command("list")
@@ -58,7 +59,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     """List key ids, kinds, ages and fingerprints."""
     from coatcheck import custody
 
-    rows = custody.list_keys(configuration(context))
+    rows = custody.list_keys(shared(context))
     if as_json:
         fields = ("kid", "kind", "created", "fingerprint", "active")
         terminal.out_json([{name: getattr(row, name) for name in fields} | {"path": str(row.path)} for row in rows])
@@ -77,9 +78,10 @@ def rotate(context: click.Context) -> None:
     """
     from coatcheck import rotation
 
-    done = rotation.rotate(configuration(context))
+    done = rotation.rotate(shared(context))
     terminal.out(f"{done.new} is the active token key, {done.old} retires")
-    terminal.out(f"until then groups and joins are whole in the view {done.view}")
+    for view in done.views:
+        terminal.out(f"until then groups and joins are whole in the view {view}")
     for name in done.without_vault:
         terminal.warn(f"column {name} keeps no originals: its rows stay under {done.old} until they are loaded anew")
     terminal.note(
@@ -99,7 +101,7 @@ def retokenize(context: click.Context) -> None:
         def tick(done: Retokenized) -> None:
             show(done.entries + done.rows, f"{done.entries:,} entries, {done.rows:,} rows")
 
-        done = rotation.retokenize(configuration(context), tick)
+        done = rotation.retokenize(shared(context), tick)
     terminal.out(f"{done.entries:,} vault entries and {done.rows:,} rows are under the active key now")
     if done.mismatched:
         terminal.warn(
@@ -115,28 +117,40 @@ def retokenize(context: click.Context) -> None:
 
 @keys.command()
 @click.argument("kid")
+@click.option("--forget", "gone", metavar="ID", help="Forget a database that uses the keyring no longer.")
 @click.pass_context
-def retire(context: click.Context, kid: str) -> None:
-    """Remove a token key for good. Refused while any of its tokens is left; a loader that still has it is shut out."""
-    from coatcheck import rotation
+def retire(context: click.Context, kid: str, gone: str | None) -> None:
+    """Remove a token key for good. Refused while any of its tokens is left; a loader that still has it is shut out.
 
-    rotation.retire(configuration(context), kid)
-    terminal.out(f"{kid} is retired: no token of it is left, and none can be written")
+    Where several databases use the keyring, each retires the key for itself; the last one takes it out.
+    """
+    from coatcheck import custody, rotation
+
+    config = shared(context)
+    if gone and not custody.forget_database(config, gone):
+        raise ConfigError(f"the keyring knows no database {gone}", hint="it stands in databases.json of its folder")
+    done = rotation.retire(config, kid)
+    terminal.out(f"{kid} is retired in this database: no token of it is left, and none can be written")
+    if done.others:
+        raise RefusedError(
+            f"{kid} stays in the keyring: these databases have not let it go: {', '.join(done.others)}",
+            hint=f"run `coatcheck keys retire {kid}` with the configuration of each; for one that no longer exists add "
+            "--forget ID",
+        )
 
 
 @keys.command("rotate-seal")
 @click.pass_context
 def rotate_seal(context: click.Context) -> None:
     """Put a new seal pair in place of the one in use, and wrap all data keys anew. Tokens are not touched."""
-    from coatcheck import custody, rotation
+    from coatcheck import rotation
 
-    config = configuration(context)
-    done = custody.rotate_seal(config)
+    done, wrapped = rotation.rotate_seal(shared(context))
     for path in done.files:
         terminal.out(f"wrote {path}")
     for text in done.warnings:
         terminal.warn(text)
-    terminal.out(f"wrapped {rotation.rewrap(config):,} data keys anew")
+    terminal.out(f"wrapped {wrapped:,} data keys anew")
     terminal.note(
         "next: bring seal-public.json to every loader and start it again, then `coatcheck keys rewrap` and "
         f"`coatcheck keys retire-seal {done.old_id}`"
@@ -150,7 +164,7 @@ def rewrap(context: click.Context) -> None:
     from coatcheck import rotation
 
     with terminal.progress("wrapping") as show:
-        done = rotation.rewrap(configuration(context), lambda count: show(count, f"{count:,} data keys"))
+        done = rotation.rewrap(shared(context), lambda count: show(count, f"{count:,} data keys"))
     terminal.out(f"wrapped {done:,} data keys anew")
 
 
@@ -161,5 +175,5 @@ def retire_seal(context: click.Context, key_id: str) -> None:
     """Delete the private half of an older seal pair. Refused while a data key is wrapped under it."""
     from coatcheck import rotation
 
-    rotation.retire_seal(configuration(context), key_id)
+    rotation.retire_seal(shared(context), key_id)
     terminal.out(f"seal key {key_id} is gone")

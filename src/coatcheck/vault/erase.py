@@ -21,10 +21,11 @@ from typing import Any, LiteralString, TypeVar
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import ConfigError, RefusedError, UnreachableError
+from coatcheck.errors import RefusedError, UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
+from coatcheck.sql.register import Table
 from coatcheck.vault.reveal import refuse
 
 _TEXTS = 500  # a page of texts: one look through the table each, unless their columns are indexed
@@ -54,7 +55,8 @@ class Erased:
 
     `texts` are the tokens and sealed texts that are gone everywhere, `entries` what the vault had of them (of each
     epoch), `named` how often requests for originals named them, `rows` the tombstones by column, `shared` the texts of
-    a subject that rows of others still have. `late` are rows that came faster than they could be erased.
+    a subject that rows of others still have, in the tables `shared_in`. `late` are rows that came faster than they
+    could be erased. Columns are named with their table where it is not the only one.
     """
 
     texts: int = 0
@@ -63,6 +65,7 @@ class Erased:
     rows: dict[str, int] = field(default_factory=dict)
     shared: int = 0
     late: int = 0
+    shared_in: set[str] = field(default_factory=set)
 
     def figures(self) -> dict[str, int]:
         """Return the counts that go on the audit trail."""
@@ -87,10 +90,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose rows: those that have a value in a column that is not masked."""
+    """Whose rows: those of a table (schema.table) that have a value in a column that is not masked."""
 
     column: Column
     value: object
+    table: str
 
     def __repr__(self) -> str:
         """Show the column, never the value."""
@@ -99,33 +103,35 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What one transaction has done: rows of a subject looked at, texts met and gone, and the counts."""
+    """What one transaction has done: rows of a subject looked at, texts met and gone, and the counts.
+
+    `shared_in` are tables whose rows have some of the texts that stay.
+    """
 
     rows: int
     met: frozenset[str]
     gone: frozenset[str]
     done: Erased
+    shared_in: frozenset[str] = frozenset()
 
 
 class Eraser:
-    """Erases in one database. `progress` is told what is done after each page.
+    """Erases in one database. `tables` are all that it has registered, whichever pipelines load them.
 
-    Methods raise RefusedError (the policy), UnreachableError, ConfigError, and what `progress` raises.
+    `progress` is told what is done after each page. Methods raise RefusedError (the policy), UnreachableError,
+    ConfigError, and what `progress` raises.
     """
 
     def __init__(
         self,
         connection: psycopg.Connection[Any],
         *,
-        table: str,
-        columns: Sequence[Column],
+        tables: Sequence[Table],
         progress: Callable[[Erased], None] = lambda _: None,
     ) -> None:
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # each look sees what it has waited for
         self._connection, self._progress = connection, progress
-        self._target = sql.Identifier(*table.split("."))
-        self._keyed = [column for column in columns if column.stored and column.scheme]
-        self._number = 0
+        self._tables, self._number = tables, 0
 
     def begin(self, how: str, reason: str, ticket: str, **figures: object) -> None:
         """Put the beginning on the audit trail: without it the database erases nothing."""
@@ -165,18 +171,24 @@ class Eraser:
     def _texts_page(self, texts: set[str], *, last: bool) -> _Page:
         families = self._families(texts)
         members, done = {member for _, member in families}, Erased()
-        for column in self._keyed:
-            prefix = f"{column.scheme}_{column.domain}_"
-            mine = [text for text in sorted(members) if text.startswith(prefix)]
-            if mine and (count := self._tombstones(column, mine)):
-                done.rows[column.name] = count
+        for table in self._tables:
+            for column in table.columns:
+                prefix = f"{column.scheme}_{column.domain}_"
+                mine = [text for text in sorted(members) if text.startswith(prefix)]
+                if mine and (count := self._tombstones(table, column, mine)):
+                    name = self._label(table, column.name)
+                    done.rows[name] = done.rows.get(name, 0) + count
         if not last or done.rows or any(text != member for text, member in families):
             self._forget(members, done)
         return _Page(0, frozenset(), frozenset(members), done)
 
-    def _tombstones(self, column: Column, texts: list[str]) -> int:
+    def _label(self, table: Table, name: str) -> str:
+        """Return the name of a column, with its table where there are several."""
+        return name if len(self._tables) == 1 else f"{table.name}.{name}"
+
+    def _tombstones(self, table: Table, column: Column, texts: list[str]) -> int:
         statement = sql.SQL(query("erase_rows")).format(
-            target=self._target,
+            target=table.identifier,
             column=sql.Identifier(column.name),
             text=_text(column),
             tombstone=_tombstone(column),
@@ -199,48 +211,62 @@ class Eraser:
                 gone |= page.gone
                 _add(done, page.done)
                 done.texts, done.shared = len(gone), len(met - gone)
+                done.shared_in |= page.shared_in
                 self._progress(done)
             else:
                 done.late = page.rows
         return done
 
     def _subject_page(self, subject: Subject, most: int) -> _Page:
-        if not self._keyed:
+        table = next((one for one in self._tables if one.qualified == subject.table), None)
+        if table is None:  # it has no column under a key
             return _Page(0, frozenset(), frozenset(), Erased())
-        fields = {"texts": _listed(map(_text, self._keyed)), "any": _either(_unerased, self._keyed)}
+        masked = _one_each(table)
+        fields = {"texts": _listed(map(_text, masked)), "any": _either(_unerased, masked)}
         statement = self._of_subject("erase_page", subject, **fields)
         found = self._execute(statement, {"subject": subject.value, "limit": most}).fetchall()
         if not found:
             return _Page(0, frozenset(), frozenset(), Erased())
-        done = Erased(rows=self._count([row[2:] for row in found]))
+        done = Erased(rows=self._count(table, [row[2:] for row in found]))
         places = {"tables": [row[0] for row in found], "places": [row[1] for row in found]}
-        self._execute(self._assigning("erase_page_rows"), places)
+        self._execute(_assigning(table), places)
         met = {text for row in found for text in row[2:] if text is not None and _KEYED.fullmatch(text)}
-        gone = self._unused(met)
+        gone, shared_in = self._unused(met)
         if gone:
             self._forget(gone, done)
-        return _Page(len(found), frozenset(met), frozenset(gone), done)
+        return _Page(len(found), frozenset(met), frozenset(gone), done, frozenset(shared_in))
 
-    def _count(self, rows: Sequence[Sequence[str | None]]) -> dict[str, int]:
+    def _count(self, table: Table, rows: Sequence[Sequence[str | None]]) -> dict[str, int]:
         counts = {
-            column.name: sum(text is not None and not text.startswith("px1_") for text in texts)
-            for column, texts in zip(self._keyed, zip(*rows, strict=True), strict=True)
+            self._label(table, name): sum(text is not None and not text.startswith("px1_") for text in texts)
+            for name, texts in zip(table.names, zip(*rows, strict=True), strict=True)
         }
         return {name: count for name, count in counts.items() if count}
 
-    def _unused(self, texts: set[str]) -> set[str]:
-        """Return those of the texts, with all that stand for the same values, of which no row has any."""
+    def _unused(self, texts: set[str]) -> tuple[set[str], set[str]]:
+        """Return those of the texts, with all that stand for the same values, of which no row of any table has any.
+
+        And the tables that have some of the others.
+        """
         families: dict[str, set[str]] = {}
         for text, member in self._families(texts):
             families.setdefault(text, set()).add(member)
         members = sorted(set().union(*families.values()))
+        left, where = set[str](), set[str]()
+        for table in self._tables if members else ():
+            if found := self._left(table, members):
+                left |= found
+                where.add(table.qualified)
+        return {member for family in families.values() if not family & left for member in family}, where
+
+    def _left(self, table: Table, texts: list[str]) -> set[str]:
+        masked = _one_each(table)
         statement = sql.SQL(query("erase_left")).format(
-            target=self._target,
-            texts=_listed(map(_text, self._keyed)),
-            any=_either(lambda column: sql.SQL("{} = ANY (%(texts)s::text[])").format(_text(column)), self._keyed),
+            target=table.identifier,
+            texts=_listed(map(_text, masked)),
+            any=_either(lambda column: sql.SQL("{} = ANY (%(texts)s::text[])").format(_text(column)), masked),
         )
-        left = {text for (text,) in self._execute(statement, {"texts": members}).fetchall()} if members else set()
-        return {member for family in families.values() if not family & left for member in family}
+        return {text for (text,) in self._execute(statement, {"texts": texts}).fetchall()}
 
     def rows_of(self, subject: Subject, columns: Sequence[Column]) -> tuple[int, dict[str, int]]:
         """Return how many rows a subject has, and how many have something in each of `columns`."""
@@ -252,20 +278,11 @@ class Eraser:
 
     def _of_subject(self, name: str, subject: Subject, **fields: sql.Composable) -> sql.Composed:
         return sql.SQL(query(name)).format(
-            target=self._target,
+            target=sql.Identifier(*subject.table.split(".", 1)),
             subject=_text(subject.column),
             type=sql.SQL(_COMPARED[subject.column.type.kind]),
             **fields,
         )
-
-    def _assigning(self, name: str) -> sql.Composed:
-        assignments = [
-            sql.SQL("{} = CASE WHEN {} THEN {} ELSE {} END").format(
-                sql.Identifier(column.name), _unerased(column), _tombstone(column), _text(column)
-            )
-            for column in self._keyed
-        ]
-        return sql.SQL(query(name)).format(target=self._target, assignments=_listed(assignments))
 
     # -- by epoch
 
@@ -336,34 +353,22 @@ class Eraser:
         return self._connection.execute(text, parameters)
 
 
-def refuse_without_rights(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> None:
-    """Raise ConfigError if this user may not do all that an erasure does, before any of it is done."""
-    schema, _, name = table.rpartition(".")
-    masked = [column.name for column in columns if column.stored and column.scheme]
-    at = {"schema": schema or None, "name": name, "masked": masked}
-    with translated("read the privileges"):
-        found = connection.execute(query("erase_rights"), at).fetchall()
-    if found:
-        texts = [text for (text,) in found]
-        raise ConfigError(
-            f"this user may not erase: it lacks {'; '.join(texts)}",
-            hint=f"GRANT coatcheck_eraser TO ... (`coatcheck migrate` makes the role), or GRANT {texts[0]} TO ...",
+def _one_each(table: Table) -> list[Column]:
+    """Return the columns of a table, each name once."""
+    first: dict[str, Column] = {}
+    for column in table.columns:
+        first.setdefault(column.name, column)
+    return list(first.values())
+
+
+def _assigning(table: Table) -> sql.Composed:
+    assignments = [
+        sql.SQL("{} = CASE WHEN {} THEN {} ELSE {} END").format(
+            sql.Identifier(column.name), _unerased(column), _tombstone(column), _text(column)
         )
-
-
-def refuse_other_keys(connection: psycopg.Connection[Any], keys: Mapping[str, str]) -> None:
-    """Raise ConfigError unless `keys` (fingerprints by key id) are all that texts in the database may be under.
-
-    With another keyring a value would have other texts, and nothing would be found without a word.
-    """
-    with translated("read the register of token keys"):
-        found = connection.execute(query("erase_keys")).fetchall()
-    other = sorted(kid for kid, known in found if keys.get(kid) != known)
-    if other:
-        raise ConfigError(
-            f"this keyring does not have the database's {', '.join(other)}: texts of the value would not be found",
-            hint="bring the keyring that the loaders use: `coatcheck keys list`",
-        )
+        for column in _one_each(table)
+    ]
+    return sql.SQL(query("erase_page_rows")).format(target=table.identifier, assignments=_listed(assignments))
 
 
 def _add(done: Erased, more: Erased) -> None:

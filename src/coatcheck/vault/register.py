@@ -1,4 +1,4 @@
-"""The database's record of token keys: which are retired, and the canonical form of each domain, frozen for a key.
+"""The database's record of keys: which token keys are in use, which seal keys, and the canonical form of each domain.
 
 Without it another spelling of values in the configuration, or a keyring from a backup, would give other tokens for the
 same values without a word, and duplicates would fall apart.
@@ -6,8 +6,10 @@ same values without a word, and duplicates would fall apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -17,18 +19,46 @@ from coatcheck.keys.forms import parse_form
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
 
+_BRING = "bring the keyring that the loaders of this database use: `coatcheck keys list` shows what a keyring has"
+_NUMBER = re.compile(r"k([0-9]{1,6})")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyringId:
+    """What tells a keyring: fingerprints of its token keys by key id, the active one first, and its seal key.
+
+    `kek` names the key that wraps data keys; None where that says nothing about the keyring (AWS KMS).
+    """
+
+    fingerprints: Mapping[str, str]
+    kek: str | None = None
+
+    @property
+    def active(self) -> str:
+        """The id of the active token key."""
+        return next(iter(self.fingerprints))
+
+
+class _Known(NamedTuple):
+    kid: str
+    fingerprint: str
+    retired: bool
+
 
 def register(
-    connection: psycopg.Connection[Any], keys: Mapping[str, str], forms: Mapping[str, str]
+    connection: psycopg.Connection[Any], keyring: KeyringId, forms: Mapping[str, str]
 ) -> dict[str, str] | None:
     """Take note of a keyring and of each domain's form id; return those of the key that retires, None if none does.
 
-    `keys` are fingerprints by key id, the active key first. Raises ConfigError: the active key is retired; a key id
-    belongs to another key here; a domain's form was another when the key was first used, or tells apart what the form
-    under the key that retires takes for one.
+    Raises ConfigError: the keyring is not that of this database (as `hold`); a domain's form was another when the key
+    was first used, or tells apart what the form under the key that retires takes for one.
     """
-    active, *retiring = keys
+    active = keyring.active
     with translated("read the register of token keys"), connection.transaction():  # what is refused leaves no trace
+        known = _known(connection)
+        if known:  # before anything is written
+            _refuse_other_keys(known, keyring, fresh=True)
+        keys = keyring.fingerprints
         connection.execute(
             query("key_register"),
             {
@@ -36,32 +66,70 @@ def register(
                 "domains": list(forms), "form_ids": list(forms.values()),
             },
         )  # fmt: skip
-        found = connection.execute(query("key_states"), {"kids": list(keys)}).fetchall()
-        if active not in {kid for kid, *_ in found}:
-            raise ConfigError(
-                f"this database does not know the token key {active}",
-                hint="a rotator brings it: `coatcheck keys retokenize` where it was rotated takes note of it",
-            )
-        retired = {kid for kid, _, is_retired in found if is_retired}
-        for kid, known, _ in found:
-            if known != keys[kid]:
-                raise ConfigError(
-                    f"{kid} of this keyring is another key than the {kid} that this database knows",
-                    hint="bring the keyring that the database was loaded with: another one gives other tokens for the "
-                    "same values",
-                )
-        if active in retired:
-            raise ConfigError(
-                f"the token key {active} is retired in this database",
-                hint="this keyring is out of date: bring the one in use",
-            )
+        known = _known(connection)
+        _refuse_other_keys(known, keyring)
+        _register_seal(connection, keyring)
         _hold_against(frozen_forms(connection, active), forms, active)
-        old = [kid for kid in retiring if kid not in retired]
+        in_use = {key.kid for key in known if not key.retired}
+        old = [kid for kid in keyring.fingerprints if kid != active and kid in in_use]
         if not old:
             return None
         before = frozen_forms(connection, old[0])
         _refuse_finer(before, forms)
         return before
+
+
+def hold(connection: psycopg.Connection[Any], keyring: KeyringId, *, every: bool = True) -> None:
+    """Hold a keyring against the database, and change nothing. A database that has seen no keyring takes any.
+
+    With `every`, the keyring must have every token key that texts may be under; without, it may lack one that a
+    rotation has added since. Raises ConfigError: it is another keyring, is out of date, or its seal key is unknown
+    here; UnreachableError.
+    """
+    with translated("read the register of token keys"):
+        known = _known(connection)
+        seals = dict(connection.execute(query("seal_states")).fetchall())
+    if known:
+        _refuse_other_keys(known, keyring, every=every)
+    hold_seal(seals, keyring.kek)
+
+
+def hold_seal(seals: Mapping[str, bool], kek: str | None) -> None:
+    """Raise ConfigError unless a seal key is in use here. `seals` tells of each known one whether it is retired."""
+    if kek is None or not seals:
+        return
+    if kek not in seals:
+        raise _unknown_seal(kek)
+    if seals[kek]:
+        raise ConfigError(
+            f"the seal key {kek} is retired in this database", hint="bring the seal-public.json that is in use"
+        )
+
+
+def seals(connection: psycopg.Connection[Any]) -> dict[str, bool]:
+    """Return of each seal key that the database knows whether it is retired. Raises UnreachableError, ConfigError."""
+    with translated("read the register of seal keys"):
+        return dict(connection.execute(query("seal_states")).fetchall())
+
+
+def add_seal(connection: psycopg.Connection[Any], kek: str) -> None:
+    """Take note of a seal key, as a rotator. Raises ConfigError: this user may not; it is retired here."""
+    with translated("take note of the seal key"):
+        _register_seal(connection, KeyringId({}, kek))
+
+
+def refuse_without_rights(connection: psycopg.Connection[Any]) -> None:
+    """Raise ConfigError unless this user may carry out a rotation: keys in files change before the database does."""
+    with translated("look at the rights of this user"):
+        found = connection.execute(query("may_rotate")).fetchone()
+    if not (found and found[0]):
+        raise ConfigError("this user may not rotate keys", hint="let the owner say: GRANT coatcheck_rotator TO ...")
+
+
+def has_tokens(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """Return the fingerprints of the token keys that texts in this database may be under, by key id."""
+    with translated("read the register of token keys"):
+        return {key.kid: key.fingerprint for key in _known(connection) if not key.retired}
 
 
 def frozen_forms(connection: psycopg.Connection[Any], kid: str) -> dict[str, str]:
@@ -79,6 +147,69 @@ def forms_of_keys(
     with translated("read the canonical forms"):
         frozen = {kid: frozen_forms(connection, kid).get(domain) for kid in kids}
     return {kid: parse_form(form_id) if form_id else otherwise for kid, form_id in frozen.items()}
+
+
+def other_forms(connection: psycopg.Connection[Any], kid: str, forms: Mapping[str, str]) -> None:
+    """Raise ConfigError if a domain's form is not the one that was frozen for a key. Changes nothing."""
+    with translated("read the canonical forms"):
+        frozen = frozen_forms(connection, kid)
+    _hold_against(frozen, forms, kid)
+
+
+def _known(connection: psycopg.Connection[Any]) -> list[_Known]:
+    return [_Known(*row) for row in connection.execute(query("key_states")).fetchall()]
+
+
+def _refuse_other_keys(
+    known: Iterable[_Known], keyring: KeyringId, *, every: bool = False, fresh: bool = False
+) -> None:
+    """Raise ConfigError unless a keyring is the database's. With `fresh` its active key need not be known yet."""
+    there, mine, active = {key.kid: key for key in known}, keyring.fingerprints, keyring.active
+    for kid, fingerprint in mine.items():
+        if kid in there and there[kid].fingerprint != fingerprint:
+            raise ConfigError(
+                f"{kid} of this keyring is another key than the {kid} that this database knows",
+                hint="bring the keyring that the database was loaded with: another one gives other tokens for the "
+                "same values",
+            )
+    if active in there and there[active].retired:
+        raise ConfigError(
+            f"the token key {active} is retired in this database",
+            hint="this keyring is out of date: bring the one in use",
+        )
+    lacking = [kid for kid, key in there.items() if not key.retired and kid not in mine]
+    if not every:  # one that a rotation has added since does no harm: what is masked meanwhile is taken along
+        lacking = [kid for kid in lacking if _number(kid) < _number(active)]
+    if lacking:
+        raise ConfigError(f"this keyring lacks {', '.join(lacking)}, under which this database has tokens", hint=_BRING)
+    if active not in there and not (fresh and mine.keys() & there.keys()):
+        raise ConfigError(
+            f"this database does not know the token key {active}",
+            hint="a rotator brings it: `coatcheck keys retokenize` where it was rotated takes note of it",
+        )
+
+
+def _number(kid: str) -> int:
+    match = _NUMBER.fullmatch(kid)
+    return int(match[1]) if match else 0
+
+
+def _register_seal(connection: psycopg.Connection[Any], keyring: KeyringId) -> None:
+    if keyring.kek is None:
+        return
+    found = connection.execute(query("seal_register"), {"kek": keyring.kek}).fetchone()
+    state = found[0] if found else None
+    if state is None:
+        raise _unknown_seal(keyring.kek)
+    hold_seal({keyring.kek: state == "retired"}, keyring.kek)
+
+
+def _unknown_seal(kek: str) -> ConfigError:
+    return ConfigError(
+        f"this database does not know the seal key {kek}: nobody here could open what it seals",
+        hint="bring the seal-public.json that the loaders use; a new one comes with `coatcheck keys rotate-seal`, and "
+        "`coatcheck keys rewrap` finishes that",
+    )
 
 
 def _hold_against(frozen: Mapping[str, str], forms: Mapping[str, str], kid: str) -> None:

@@ -62,21 +62,31 @@ def after_any(held: int, *, rotating: bool) -> Iterator[Remainder]:
         )
 
 
-def after_texts(columns: Sequence[Column], touched: Collection[Column], done: Erased) -> Iterator[Remainder]:
-    """Yield what is left of the value in columns that were not `touched`, and of the rows."""
-    paths = {column.path for column in touched}
-    for column in columns:
-        if column.path in paths and column not in touched and column.mask in _UNTOUCHED:
-            text, todo = _UNTOUCHED[column.mask]
-            yield Remainder(f"column {column.name}, which {text}", todo.format(domain=column.domain))
+def after_texts(tables: Mapping[str, Sequence[Column]], prefixes: Collection[str], done: Erased) -> Iterator[Remainder]:
+    """Yield what is left of a value, and of the rows. `prefixes` begin the texts that were erased (pt1_ip_).
+
+    `tables` are all stored columns by table: of each table those are told that are filled from a field of which
+    another column held such a text.
+    """
+    for table, columns in tables.items():
+        touched = [column for column in columns if f"{column.scheme}_{column.domain}_" in prefixes]
+        paths = {column.path for column in touched}
+        where = f" of {table}" if len(tables) > 1 else ""
+        for column in columns:
+            if column.path in paths and column not in touched and column.mask in _UNTOUCHED:
+                text, todo = _UNTOUCHED[column.mask]
+                yield Remainder(f"column {column.name}{where}, which {text}", todo.format(domain=column.domain))
     yield Remainder("the rows themselves, with all that stands in other columns", "delete them by hand if they must go")
     yield from _late(done)
 
 
 def after_subject(
-    columns: Sequence[Column], rows: int, filled: Mapping[str, int], shared: int, done: Erased
+    columns: Sequence[Column], rows: int, filled: Mapping[str, int], done: Erased, others: Sequence[str] = ()
 ) -> Iterator[Remainder]:
-    """Yield what is left of a subject: his rows, how many are filled in columns without tombstones, what he shares."""
+    """Yield what is left of a subject: their rows, how many are filled in columns without tombstones, what they share.
+
+    `others` are tables that may have rows of the same person and were not looked at.
+    """
     weak = {column.name for column in columns if column.mask in _NO_TOMBSTONE}
     kept = ", ".join(f"{name} {count:,}" for name, count in filled.items() if count and name not in weak)
     if rows:
@@ -88,11 +98,17 @@ def after_subject(
             yield Remainder(
                 f"column {name}, whose mask has no tombstones, in {count:,} rows", "update these rows by hand", count
             )
-    if shared:
+    if done.shared:
+        where = f" in {', '.join(sorted(done.shared_in))}" if others and done.shared_in else ""
         yield Remainder(
-            f"{shared:,} tokens or networks that rows of others have as well, there and in the vault",
+            f"{done.shared:,} tokens or networks that rows of others have as well{where}, there and in the vault",
             "erase the value itself, for all: --value",
-            shared,
+            done.shared,
+        )
+    if others:
+        yield Remainder(
+            f"rows of the same person in {', '.join(others)}, which were not looked at",
+            "erase there, too: --where with --pipeline",
         )
     yield Remainder(
         "originals of rows that were deleted earlier: nothing tells any more whose they were",

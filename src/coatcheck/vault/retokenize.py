@@ -27,6 +27,7 @@ from coatcheck.pipeline.message import Alias, DataKey, Sealed
 from coatcheck.pipeline.ports import BodySealer
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
+from coatcheck.sql.register import Table, all_columns
 from coatcheck.vault.audit import append
 from coatcheck.vault.store import vault_context
 
@@ -35,13 +36,14 @@ _BLOCKS = 256  # 2 MiB: some ten thousand rows a transaction
 _PASSES = 5
 _FOREIGN_MOST = 20
 _TRIES = 10  # of a step that PostgreSQL has chosen to give way in a deadlock
+_ALIAS = '(SELECT new_token FROM coatcheck.alias WHERE old_token = t.{} COLLATE "C")'
 
 Function = Callable[[object], Any]
 
 
 @dataclass(slots=True)
 class Retokenized:
-    """What a run has done. `left` are rows by column that still have a text under the old key.
+    """What a run has done. `left` are rows by table.column that still have a text under the old key.
 
     `mismatched` are vault entries whose original is not that of their token, or has no form under the active key:
     damaged, planted, or of a form that takes all there is of it; they stay. `foreign` are those under data keys that no
@@ -61,7 +63,11 @@ def key_range(domain: str, kid: str, scheme: str = "pt1") -> tuple[str, str]:
 
 
 class Retokenizer:
-    """Takes one database from the key of `old` to that of `new`. `old_forms` are the forms frozen for the old key.
+    """Takes one database from the key of `old` to that of `new`.
+
+    `old_forms` and `new_forms` are the forms frozen for either key.
+
+    `tables` are all that the database has registered, whichever pipelines load them.
 
     `opener` opens the vault, `sealer` seals for it. `progress` is told of entries and rows done. Raises what they
     raise, and UnreachableError or ConfigError for the database.
@@ -71,18 +77,17 @@ class Retokenizer:
         self,
         connection: psycopg.Connection[Any],
         *,
-        table: str,
-        columns: Sequence[Column],
+        tables: Sequence[Table],
         old: Tokenizer,
         new: Tokenizer,
         old_forms: Mapping[str, Form],
+        new_forms: Mapping[str, Form] | None = None,
         opener: Opener,
         sealer: BodySealer,
         progress: Callable[[Retokenized], None] = lambda _: None,
     ) -> None:
-        self._connection, self._table, self._progress = connection, table, progress
-        self._columns = [column for column in columns if column.stored and column.scheme]
-        self._old, self._new, self._old_forms = old, new, old_forms
+        self._connection, self._tables, self._progress = connection, tables, progress
+        self._old, self._new, self._old_forms, self._new_forms = old, new, old_forms, new_forms or {}
         self._opener, self._sealer = opener, sealer
         self._foreign: dict[bytes, ConfigError] = {}
 
@@ -97,7 +102,7 @@ class Retokenizer:
                 for domain in self._vaulted():
                     self._entries(domain, done)
                 self._rows(done)
-                done.left = rows_left(self._connection, self._table, self._columns, self._old.kid)
+                done.left = rows_left(self._connection, self._tables, self._old.kid)
                 now = sum(done.left.values())
                 if now in (0, before):
                     break
@@ -119,7 +124,7 @@ class Retokenizer:
 
     def _vaulted(self) -> list[str]:
         """Return the domains that may have entries: of the columns, and of those that once were configured."""
-        return sorted({column.domain for column in self._columns if column.vault} | self._old_forms.keys())
+        return sorted({column.domain for column in all_columns(self._tables) if column.vault} | self._old_forms.keys())
 
     # -- the vault
 
@@ -175,18 +180,24 @@ class Retokenizer:
 
     def _functions(self, domain: str) -> tuple[Function, Function, list[tuple[Function, Function]]]:
         """Return how tokens of a domain are made under both keys, and what else is made of the same fields."""
-        tokens = [column for column in self._columns if column.mask is not Mask.SEAL]
-        own = [column for column in tokens if column.domain == domain]
-        if not own:  # no column has it any more: its form cannot have changed
+        own, beside = None, dict[str, Column]()
+        for table in self._tables:
+            tokens = [column for column in table.columns if column.mask is not Mask.SEAL]
+            mine = [column for column in tokens if column.domain == domain]
+            own = own or next(iter(mine), None)
+            paths = {column.path for column in mine}
+            beside |= {c.domain: c for c in tokens if c.path in paths and c.domain != domain}
+        if own is None:  # no column has it any more: its form cannot have changed
             form = self._old_forms[domain]
             return self._old.for_domain(domain, form), self._new.for_domain(domain, form), []
-        paths = {column.path for column in own}
-        beside = {c.domain: c for c in tokens if c.path in paths and c.domain != domain}
-        return *self._both(own[0]), [self._both(column) for column in beside.values()]
+        return *self._both(own), [self._both(column) for column in beside.values()]
 
     def _both(self, column: Column) -> tuple[Function, Function]:
         form = self._old_forms.get(column.domain, form_of(column))
-        return masking(column, self._old, form), masking(column, self._new)
+        return masking(column, self._old, form), self._masking(column)
+
+    def _masking(self, column: Column) -> Function:
+        return masking(column, self._new, self._new_forms.get(column.domain))
 
     def _store(self, entries: list[tuple[str, int, Sealed]], aliases: list[Alias]) -> None:
         sealed = [value for _, _, value in entries]
@@ -210,40 +221,43 @@ class Retokenizer:
     # -- the target table
 
     def _rows(self, done: Retokenized) -> None:
-        update = self._update()
-        for part, ranges in self._parts():
-            statement = update.format(target=part)
-            with suppress(psycopg.errors.UndefinedTable):  # a partition that was dropped meanwhile
-                for first, beyond in ranges:
-                    block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
-                    self._sealed(part, block_range)
-                    done.rows += self._execute(statement, block_range).rowcount
-                    self._progress(done)
+        for table in self._tables:
+            update = self._update(table)
+            for part, ranges in self._parts(table):
+                statement = update.format(target=part)
+                with suppress(psycopg.errors.UndefinedTable):  # a partition that was dropped meanwhile
+                    for first, beyond in ranges:
+                        block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
+                        self._sealed(table, part, block_range)
+                        done.rows += self._execute(statement, block_range).rowcount
+                        self._progress(done)
 
-    def _parts(self) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
-        found = self._connection.execute(query("retokenize_parts"), {"target": _quoted(self._table)}).fetchall()
+    def _parts(self, table: Table) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
+        at = {"target": table.identifier.as_string()}
+        found = self._connection.execute(query("retokenize_parts"), at).fetchall()
         return [
             (sql.Identifier(schema, name), ((at, at + _BLOCKS) for at in range(0, int(blocks) + 1, _BLOCKS)))
             for _, schema, name, blocks in found
         ]
 
-    def _update(self) -> sql.SQL:
+    def _update(self, table: Table) -> sql.SQL:
         """Compose the update but for the table, which is another for each partition."""
         assignments, known = [], []
-        for column in self._columns:
-            name = sql.Identifier(column.name)
-            alias = sql.SQL('(SELECT new_token FROM coatcheck.alias WHERE old_token = t.{} COLLATE "C")').format(name)
-            assignments.append(sql.SQL("{} = coalesce({}, t.{})").format(name, alias, name))
-            prefix = sql.Literal(key_range(column.domain, self._old.kid, column.scheme)[0])
-            known.append(sql.SQL("(starts_with(t.{}, {}) AND {} IS NOT NULL)").format(name, prefix, alias))
+        for column in map(sql.Identifier, table.names):
+            alias = sql.SQL(_ALIAS).format(column)
+            assignments.append(sql.SQL("{} = coalesce({}, t.{})").format(column, alias, column))
+        for one in table.columns:
+            column, prefix = sql.Identifier(one.name), sql.Literal(key_range(one.domain, self._old.kid, one.scheme)[0])
+            alias = sql.SQL(_ALIAS).format(column)
+            known.append(sql.SQL("(starts_with(t.{}, {}) AND {} IS NOT NULL)").format(column, prefix, alias))
         text = sql.SQL(query("retokenize_rows")).format(
             target=sql.SQL("{{target}}"), assignments=sql.SQL(", ").join(assignments), known=sql.SQL(" OR ").join(known)
         )
         return sql.SQL(text.as_string().replace("{{target}}", "{target}"))
 
-    def _sealed(self, part: sql.Identifier, block_range: dict[str, str]) -> None:
+    def _sealed(self, table: Table, part: sql.Identifier, block_range: dict[str, str]) -> None:
         """Make the aliases of the sealed texts in a range of blocks."""
-        for column in self._columns:
+        for column in table.columns:
             if column.mask is not Mask.SEAL:
                 continue
             prefix, _ = key_range(column.domain, self._old.kid, column.scheme)
@@ -255,7 +269,7 @@ class Retokenizer:
 
     def _resealing(self, column: Column) -> Function:
         form = self._old_forms.get(column.domain, form_of(column))
-        unseal, seal = self._old.open_for(column.domain, form), masking(column, self._new)
+        unseal, seal = self._old.open_for(column.domain, form), self._masking(column)
         return lambda text: seal(unseal(str(text)))
 
 
@@ -278,22 +292,24 @@ def _aliases(derived: Sequence[tuple[Function, Function]], original: str) -> Ite
             yield Alias(old, new)
 
 
-def _quoted(table: str) -> str:
-    return sql.Identifier(*table.split(".")).as_string()
+def rows_left(connection: psycopg.Connection[Any], tables: Sequence[Table], kid: str) -> dict[str, int]:
+    """Return how many rows still have a text under key `kid`, by table.column; columns without any are left out."""
+    return {name: count for table in tables for name, count in _left(connection, table, kid).items() if count}
 
 
-def rows_left(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], kid: str) -> dict[str, int]:
-    """Return how many rows still have a text under key `kid`, by column; columns without any are left out."""
-    keyed = [column for column in columns if column.stored and column.scheme]
-    if not keyed:
-        return {}
+def _left(connection: psycopg.Connection[Any], table: Table, kid: str) -> dict[str, int]:
     counts = [
-        sql.SQL("count(*) FILTER (WHERE starts_with(t.{}, {}))").format(
-            sql.Identifier(column.name), sql.Literal(key_range(column.domain, kid, column.scheme)[0])
+        sql.SQL("count(*) FILTER (WHERE {})").format(
+            sql.SQL(" OR ").join(
+                sql.SQL("starts_with(t.{}, {})").format(
+                    sql.Identifier(name), sql.Literal(key_range(column.domain, kid, column.scheme)[0])
+                )
+                for column in table.columns
+                if column.name == name
+            )
         )
-        for column in keyed
+        for name in table.names
     ]
-    target = sql.Identifier(*table.split("."))
-    statement = sql.SQL(query("retokenize_left")).format(counts=sql.SQL(", ").join(counts), target=target)
+    statement = sql.SQL(query("retokenize_left")).format(counts=sql.SQL(", ").join(counts), target=table.identifier)
     found = connection.execute(statement).fetchone() or ()
-    return {column.name: count for column, count in zip(keyed, found, strict=True) if count}
+    return {f"{table.name}.{name}": count for name, count in zip(table.names, found, strict=True)}

@@ -24,13 +24,16 @@ Gauge = tuple[str, str, float]
 _NAMES = {"held": "coatcheck_quarantine_messages", "reveals": "coatcheck_reveals"}
 
 
-def samples(dsn: str, table: str, by: Partitioning | None, epochs: Sequence[int]) -> list[Gauge]:
+def samples(
+    dsn: str, table: str, by: Partitioning | None, epochs: Sequence[int], pipeline: str = "default"
+) -> list[Gauge]:
     """Return the gauges about partitions, quarantine, desk and certificate; without what cannot be found out now."""
     found: list[Gauge] = []
     try:
         with connect(dsn) as connection:
             connection.execute("SET statement_timeout = '10s'")
-            for part in (_certificate(connection), _partitions(connection, table, by, epochs), _figures(connection)):
+            parts = _certificate(connection), _partitions(connection, table, by, epochs), _figures(connection, pipeline)
+            for part in parts:
                 with suppress(psycopg.errors.QueryCanceled, ConfigError):  # one that fails does not hide the others
                     found += part
     except psycopg.Error as error:
@@ -49,11 +52,13 @@ def _partitions(
         yield "coatcheck_partitions_missing", "target", len(partitions.overdue(connection, table, by))
 
 
-def _figures(connection: psycopg.Connection[Any]) -> Iterator[Gauge]:
+def _figures(connection: psycopg.Connection[Any], pipeline: str) -> Iterator[Gauge]:
     allowed = connection.execute(query("may_figures")).fetchone()
     if not (allowed and allowed[0]):
         return
-    found = {(figure, label): value for figure, label, value in connection.execute(query("figures"))}
+    found = {
+        (figure, label): value for figure, label, value in connection.execute(query("figures"), {"pipeline": pipeline})
+    }
     for reason in Reason:  # one that nothing is held for any more is to go down to nothing
         found.setdefault(("held", reason.value), 0)
     for (figure, label), value in found.items():

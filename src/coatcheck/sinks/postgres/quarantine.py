@@ -26,6 +26,7 @@ class Entry:
     """A quarantine entry as anybody may see it: no body."""
 
     quarantine_id: int
+    pipeline: str
     message_id: str
     reason: str
     detail: str
@@ -61,13 +62,15 @@ class Selection:
 
 
 class Quarantine:
-    """The quarantine of one database. Use as a context manager; methods raise UnreachableError and ConfigError.
+    """The quarantine of one pipeline. Use as a context manager; methods raise UnreachableError and ConfigError.
 
     `kid` is the token key that what is loaded is masked under.
     """
 
-    def __init__(self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "") -> None:
-        self._kid = kid
+    def __init__(
+        self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "", pipeline: str = "default"
+    ) -> None:
+        self._kid, self._pipeline = kid, pipeline
         self._connection = connect(dsn)
         with translated("connect to the quarantine"):
             self._connection.execute("SET synchronous_commit = on")  # what is opened is on the disk first
@@ -88,12 +91,13 @@ class Quarantine:
     def entries(self, selection: Selection, *, resolved: bool = False, limit: int = 100) -> list[Entry]:
         """Return held entries (with `resolved` all of them), oldest first."""
         parameters = selection.parameters() | {"all": resolved, "after": 0, "limit": limit}
+        parameters["pipelines"] = [self._pipeline]
         with translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
             return cursor.execute(query("quarantine_list"), parameters).fetchall()
 
     def opened(self, selection: Selection) -> Iterator[Held]:
         """Put on the audit trail that held entries are opened for another try; yield them with their sealed bodies."""
-        self._request, after = self._one("retry_open", selection.parameters()), 0
+        self._request, after = self._one("retry_open", selection.parameters() | {"pipeline": self._pipeline}), 0
         self._one("reveal_settle", {"request": self._request})
         while True:
             parameters = {"request": self._request, "after": after, "limit": _PAGE}
@@ -141,12 +145,13 @@ class Quarantine:
 
     def discard(self, selection: Selection) -> int:
         """Erase the bodies of held entries and mark them discarded; return how many."""
-        return int(self._one("quarantine_discard", selection.parameters()))
+        parameters = selection.parameters() | {"pipelines": [self._pipeline]}
+        return int(self._one("quarantine_discard", parameters))
 
     def status(self) -> tuple[Any, ...]:
         """Return (rows loaded and duplicates in the last minute, newest commit, its lag in s, held by reason)."""
         with translated("read the status"):
-            found = self._connection.execute(query("status")).fetchone()
+            found = self._connection.execute(query("status"), {"pipeline": self._pipeline}).fetchone()
         return found or (0, 0, None, None, {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -18,8 +18,9 @@ from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sql import migrations, newest, query, serves
+from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.register import Pipeline
 from coatcheck.sql.sqlstate import stop_error
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,11 @@ def migrate(
     constrain: bool = False,
     epochs: Sequence[int] = (),
     by: Partitioning | None = None,
+    pipeline: Pipeline = Pipeline(),  # noqa: B008 - it is frozen
 ) -> Migrated:
     """Bring coatcheck's schema to the newest version, and make the target table where there is none.
+
+    The database takes note of the `pipeline` (whose table is `table`) and of its masked columns.
 
     With `constrain` an existing table gets the checks of its masked columns. `epochs` get their partitions in the
     vault; a new table is partitioned as `by` says. Each migration is one transaction; runs take turns by an advisory
@@ -92,6 +96,7 @@ def migrate(
                 connection.execute(create_table(table, columns, *([partitions.partition_by(by)] if by else [])))
                 if by:
                     partitions.fill(connection, table, by)
+            register.put(connection, _at_home(connection, table, pipeline), columns)
         constrained = _constrain(connection, table, columns) if constrain else ()
         with connection.transaction():
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
@@ -178,6 +183,12 @@ def _constrain(connection: psycopg.Connection[Any], table: str, columns: Sequenc
     return tuple(added)
 
 
+def _at_home(connection: psycopg.Connection[Any], table: str, pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with its table as the database knows it."""
+    found = connection.execute(query("table_schema"), _named(table)).fetchone()
+    return replace(pipeline, schema=found[0] if found else "", table=table.rpartition(".")[2])
+
+
 def _checks(connection: psycopg.Connection[Any], table: str) -> set[str]:
     return {name for (name,) in connection.execute(query("table_checks"), _named(table))}
 
@@ -197,6 +208,15 @@ def _version(connection: psycopg.Connection[Any]) -> int | None:
     return int(version[0]) if version else None
 
 
+def version(dsn: str) -> int | None:
+    """Return the version of coatcheck's schema; None: there is none, or this user may not see it.
+
+    Raises UnreachableError, ConfigError.
+    """
+    with connect(dsn) as connection, translated("read the schema's version"):
+        return _readable_version(connection, [])
+
+
 def _table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
     return connection.execute(query("table_columns"), _named(table)).fetchall()
 
@@ -206,7 +226,9 @@ def _named(table: str) -> dict[str, str | None]:
     return {"schema": schema or None, "name": name}
 
 
-def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None) -> SchemaState:
+def inspect(
+    dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None, pipeline: str = "default"
+) -> SchemaState:
     """Hold the database against what the road needs, and report everything at once.
 
     Raises UnreachableError when it cannot be asked at all.
@@ -225,10 +247,22 @@ def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | 
             findings += _advice(connection, table, columns, version)
             findings += _partition_findings(connection, table, by) if by and actual else []
             if version == newest():
+                findings += _register_findings(connection, pipeline, table, columns)
                 findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
             raise stop_error(error, "inspect the database") from None
     return SchemaState(version, server, tuple(findings))
+
+
+def _register_findings(
+    connection: psycopg.Connection[Any], pipeline: str, table: str, columns: Sequence[Column]
+) -> Iterator[Finding]:
+    try:
+        _, difference = register.held_against(connection, pipeline, table, columns)
+    except psycopg.errors.InsufficientPrivilege:
+        return  # which one is missing is found with the others
+    if difference:
+        yield _wrong(difference, "run `coatcheck migrate` (safe while workers run)")
 
 
 def _readable_version(connection: psycopg.Connection[Any], findings: list[Finding]) -> int | None:
@@ -323,9 +357,10 @@ def _holds(actual: str, wanted: ColumnType) -> bool:
     return False
 
 
-def verify(dsn: str, table: str, columns: Sequence[Column]) -> None:
+def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default") -> None:
     """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
-    wrong = [finding for finding in inspect(dsn, table, columns).findings if finding.level == "error"]
+    state = inspect(dsn, table, columns, pipeline=pipeline)
+    wrong = [finding for finding in state.findings if finding.level == "error"]
     if wrong:
         first, more = wrong[0], len(wrong) - 1
         raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)

@@ -137,8 +137,9 @@ class PostgresSink:
     """Writes batches over `connections` connections; one `write` uses one of them.
 
     `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. `kid` is the token
-    key that the rows were masked under. With `upkeep` it does that once a day, if this user may: the ledger forgets
-    what SQS has forgotten, and the vault gets partitions for the `epochs` to come.
+    key that the rows were masked under, `pipeline` the name under which batches and rejects are kept. With `upkeep` it
+    does that once a day, if this user may: the ledger forgets what SQS has forgotten, and the vault gets partitions
+    for the `epochs` to come.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class PostgresSink:
         give_up_seconds: float = 0.0,
         worker: str = "",
         kid: str = "",
+        pipeline: str = "default",
         epochs: Callable[[], Sequence[int]] = tuple,
         upkeep: bool = True,
         metrics: Metrics | None = None,
@@ -164,7 +166,8 @@ class PostgresSink:
         self._prepare = prepare
         self._give_up = give_up_seconds
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
-        self._kid, self._epochs = kid, epochs
+        self._epochs = epochs
+        self._always = {"pipeline": pipeline, "worker": self._worker, "kid": kid}
         self._idle: asyncio.Queue[psycopg.AsyncConnection[Any] | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
@@ -252,7 +255,7 @@ class PostgresSink:
 
     async def _commit(self, batch: Batch) -> tuple[int, ...]:
         """Run the statement until it commits. Raises _RowAtFaultError, or what no retry mends."""
-        parameters = _lists(batch, self._encoders) | {"worker": self._worker, "kid": self._kid}
+        parameters = _lists(batch, self._encoders) | self._always
         wait, code, cancelled = _BACKOFF_FIRST_S, "none", 0
         try:
             async with asyncio.timeout(self._give_up or None):

@@ -1,4 +1,5 @@
--- What stands in place of an erased text: of the same domain and key id (k0 if it had none), else random, and another one
--- in each row, so that erased rows cannot be grouped. A part of other statements.
-concat_ws('_', 'px1', {domain}, coalesce(substring({text} FROM '^p[ts]1_[a-z0-9]{{1,16}}_(k[0-9a-z]{{1,6}})_'), 'k0'),
+-- What stands in place of an erased text: of the same domain and key id ({domain} and k0 if it had none), else random, and
+-- another one in each row, so that erased rows cannot be grouped. A part of other statements.
+concat_ws('_', 'px1', coalesce(substring({text} FROM '^p[ts]1_([a-z0-9]{{1,16}})_k[0-9a-z]{{1,6}}_'), {domain}),
+          coalesce(substring({text} FROM '^p[ts]1_[a-z0-9]{{1,16}}_(k[0-9a-z]{{1,6}})_'), 'k0'),
           left(encode(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 'hex'), 40))

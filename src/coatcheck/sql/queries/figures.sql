@@ -1,2 +1,2 @@
--- Counts of the quarantine and of the desk, for metrics.
-SELECT figure, label, value FROM coatcheck.figures()
+-- Counts of the quarantine of a pipeline, and of the desk, for metrics.
+SELECT figure, label, value FROM coatcheck.figures(%(pipeline)s)

@@ -14,11 +14,11 @@ WITH target (oid, schema) AS (
     FROM (VALUES
         ('loader', '{INSERT}', '{ledger,data_key,quarantine,batch,vault,alias}'),
         ('loader', '{SELECT}', '{ledger,token_key,form,erased}'),
-        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune,register_keys,figures}'),
+        ('loader', '{EXECUTE}', '{using_key,make_epochs,prune,register_keys,register_seal_key,figures}'),
         ('operator', '{SELECT}', '{batch}'),
         ('operator', '{EXECUTE}', '{retry_open,reveal_settle,retry_fetch,retry_loaded,retry_rejected,quarantine_discard}'),
         ('revealer', '{EXECUTE}', '{reveal_request,reveal_open,reveal_settle,reveal_fetch,reveal_shown,reveal_deny,reveal_list,reveal_items,record_find}'),
-        ('revealer', '{SELECT}', '{policy,form}'),
+        ('revealer', '{SELECT}', '{policy,form,token_key}'),
         ('approver', '{SELECT}', '{policy}'),
         ('approver', '{EXECUTE}', '{reveal_approve,reveal_deny,reveal_list,reveal_items}'),
         ('auditor', '{SELECT}', '{audit,policy,reveal_request,reveal_item,reveal_approval,reveal_opening}'),
@@ -28,16 +28,17 @@ WITH target (oid, schema) AS (
         ('rotator', '{SELECT,INSERT,DELETE}', '{vault,alias}'),
         ('rotator', '{SELECT,INSERT}', '{data_key}'),
         ('rotator', '{SELECT}', '{token_key,form}'),
-        ('rotator', '{EXECUTE}', '{key_event,using_key,register_keys}')
+        ('rotator', '{EXECUTE}', '{key_event,using_key,register_keys,register_seal_key,retire_seal_key}')
     ) AS catalogue (role, verbs, names),
     unnest(verbs::text[]) AS verb, unnest(names::text[]) AS name
     UNION ALL
-    SELECT role, 'SELECT', 'migration'
-    FROM unnest('{loader,operator,revealer,approver,auditor,eraser,rotator}'::text[]) AS role
+    SELECT role, 'SELECT', name
+    FROM unnest('{loader,operator,revealer,approver,auditor,eraser,rotator}'::text[]) AS role,
+         unnest('{migration,database,pipeline,masked_column,seal_key}'::text[]) AS name
 ), column_grants (role, verb, schema, name, field) AS (
     SELECT role, verb, 'coatcheck', name, field
     FROM (VALUES
-        ('operator', 'SELECT', 'quarantine', '{quarantine_id,message_key,message_id,origin,reason,detail,sent_at,received_at,quarantined_at,state,attempts,resolved_at,resolved_by}'),
+        ('operator', 'SELECT', 'quarantine', '{quarantine_id,pipeline,message_key,message_id,origin,reason,detail,sent_at,received_at,quarantined_at,state,attempts,resolved_at,resolved_by}'),
         ('eraser', 'SELECT', 'quarantine', '{quarantine_id,state}'),
         ('rotator', 'UPDATE', 'data_key', '{kek,wrapped}'),
         ('rotator', 'UPDATE', 'token_key', '{state,changed_at}')

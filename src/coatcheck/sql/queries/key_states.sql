@@ -1,2 +1,2 @@
--- What the database knows of these token keys.
-SELECT kid, fingerprint, state = 'retired' FROM coatcheck.token_key WHERE kid = ANY (%(kids)s::text[])
+-- The token keys that this database knows.
+SELECT kid, fingerprint, state = 'retired' FROM coatcheck.token_key ORDER BY changed_at, kid

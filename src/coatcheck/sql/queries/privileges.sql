@@ -7,7 +7,8 @@ WITH needed (verb, schema, name) AS (
            ('INSERT', 'coatcheck', 'ledger'), ('SELECT', 'coatcheck', 'ledger'), ('INSERT', 'coatcheck', 'data_key'),
            ('INSERT', 'coatcheck', 'quarantine'), ('INSERT', 'coatcheck', 'batch'), ('SELECT', 'coatcheck', 'migration'),
            ('INSERT', 'coatcheck', 'vault'), ('INSERT', 'coatcheck', 'alias'),
-           ('SELECT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'erased')
+           ('SELECT', 'coatcheck', 'token_key'), ('SELECT', 'coatcheck', 'form'), ('SELECT', 'coatcheck', 'erased'),
+           ('SELECT', 'coatcheck', 'pipeline'), ('SELECT', 'coatcheck', 'masked_column'), ('SELECT', 'coatcheck', 'database')
 )
 SELECT 'USAGE', format('SCHEMA %%I', nspname)
 FROM pg_namespace
@@ -25,6 +26,7 @@ JOIN pg_class AS s ON s.oid = d.objid JOIN pg_namespace AS sn ON sn.oid = s.reln
 WHERE verb = 'INSERT' AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
 UNION ALL
 SELECT 'EXECUTE', format('FUNCTION coatcheck.%%s', signature)
-FROM (VALUES ('using_key', 'using_key(text)'), ('register_keys', 'register_keys(text[],text[],text[],text[])')) AS f (name, signature)
+FROM (VALUES ('using_key', 'using_key(text)'), ('register_keys', 'register_keys(text[],text[],text[],text[])'),
+             ('register_seal_key', 'register_seal_key(text)')) AS f (name, signature)
 JOIN pg_proc AS p ON p.proname = f.name JOIN pg_namespace AS n ON p.pronamespace = n.oid AND n.nspname = 'coatcheck'
 WHERE NOT has_function_privilege(p.oid, 'EXECUTE')

@@ -31,8 +31,8 @@ WITH fresh AS (
     ON CONFLICT DO NOTHING
 ), quarantined AS (
     INSERT INTO coatcheck.quarantine
-        (message_key, message_id, origin, reason, detail, sent_at, received_at, dek_id, nonce, ciphertext)
-    SELECT message_key, message_id, origin, reason, detail,
+        (pipeline, message_key, message_id, origin, reason, detail, sent_at, received_at, dek_id, nonce, ciphertext)
+    SELECT %(pipeline)s, message_key, message_id, origin, reason, detail,
            to_timestamp(sent_ms / 1000.0), to_timestamp(received_ms / 1000.0), dek_id, nonce, ciphertext
     FROM unnest(%(reject_keys)s::uuid[], %(message_ids)s::text[], %(origins)s::text[], %(reasons)s::text[],
                 %(details)s::text[], %(sent_ms)s::int8[], %(received_ms)s::int8[], %(body_deks)s::uuid[],
@@ -45,8 +45,8 @@ WITH fresh AS (
 ), tally AS (
     SELECT (SELECT count(*) FROM loaded)::int AS loaded, (SELECT count(*) FROM quarantined)::int AS quarantined
 ), logged AS (
-    INSERT INTO coatcheck.batch (worker, kid, loaded, quarantined, duplicates, oldest_sent)
-    SELECT %(worker)s, coatcheck.using_key(%(kid)s), loaded, quarantined, %(messages)s::int - loaded - quarantined,
+    INSERT INTO coatcheck.batch (pipeline, worker, kid, loaded, quarantined, duplicates, oldest_sent)
+    SELECT %(pipeline)s, %(worker)s, coatcheck.using_key(%(kid)s), loaded, quarantined, %(messages)s::int - loaded - quarantined,
            to_timestamp(%(oldest_ms)s::int8 / 1000.0)
     FROM tally
 )
