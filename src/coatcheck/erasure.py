@@ -60,6 +60,7 @@ def _silent(_: Erased) -> None:
 @contextmanager
 def _eraser(config: Config, progress: Progress = _silent) -> Iterator[tuple[Eraser, Register]]:
     with connect(custody.dsn(config)) as connection:
+        refuse_without_rights(connection, ())
         with translated("read the register of pipelines"):
             there = register.read(connection)
         refuse_without_rights(connection, there.tables)

@@ -20,7 +20,7 @@ from coatcheck.pipeline.mask import form_of
 from coatcheck.sinks.postgres import schema
 from coatcheck.sql import query, register
 from coatcheck.sql.connection import connect, translated
-from coatcheck.sql.register import Table
+from coatcheck.sql.register import Table, label
 from coatcheck.vault import register as known_keys
 from coatcheck.vault.audit import append
 from coatcheck.vault.retire import retire_key
@@ -32,7 +32,7 @@ from coatcheck.vault.rewrap import rewrap_data_keys
 class Rotated:
     """A rotation that has begun: the key that retires, the active one, the views for analysts meanwhile.
 
-    `without_vault` are columns (table.column) that only loading again can take to the new key.
+    `without_vault` are columns that only loading again can take to the new key.
     """
 
     old: str
@@ -60,7 +60,7 @@ def rotate(config: Config) -> Rotated:
         known_keys.hold(connection, custody.keyring_id(keys))
         known_keys.refuse_without_rights(connection)
         there = register.read(connection)
-        _refuse_fixed(there)
+        _refuse_fixed(there, config)
         keyring.note(config, connection)
         views = tuple(schema.make_view(dsn, table.qualified, table.columns) for table in there.tables)
         append(connection, "rotation asked")
@@ -68,11 +68,13 @@ def rotate(config: Config) -> Rotated:
         append(connection, "token key added", old=old, new=new)
         rotated = custody.keyring_id(custody.loader_keys(config, role="rotator"))
         known_keys.register(connection, rotated, {})
-    return Rotated(old, new, views, tuple(name for table in there.tables for name in _without_vault(table)))
+    without = (label(there.tables, table, name) for table in there.tables for name in _without_vault(table))
+    return Rotated(old, new, views, tuple(without))
 
 
-def _refuse_fixed(there: register.Register) -> None:
-    fixed = [f"{one.table}.{one.column.name}" for one in there.masked if one.column.mask is Mask.IPCRYPT_PFX]
+def _refuse_fixed(there: register.Register, config: Config) -> None:
+    columns = [*(masked.column for masked in there.masked), *config.plan()]
+    fixed = dict.fromkeys(column.name for column in columns if column.mask is Mask.IPCRYPT_PFX)
     if fixed:
         raise RefusedError(
             f"{', '.join(fixed)}: ipcrypt-pfx does not tell its key, so old and new addresses would mix",
@@ -83,7 +85,7 @@ def _refuse_fixed(there: register.Register) -> None:
 def _without_vault(table: Table) -> list[str]:
     paths = {column.path for column in table.columns if column.vault}
     return [
-        f"{table.name}.{column.name}"
+        column.name
         for column in table.columns
         if not column.vault and column.mask is not Mask.SEAL and column.path not in paths
     ]

@@ -514,7 +514,7 @@ def test_a_column_that_tells_no_subject(eraser: Config, name: str, what: str, hi
 
 def test_a_subject_shows_no_value() -> None:
     [column] = configuration("", Path("x"), {"user_id": COLUMNS["user_id"]}).plan()
-    assert repr(Subject(column, "canary")) == "Subject(user_id)"
+    assert repr(Subject(column, "canary", "public.logins")) == "Subject(user_id)"
 
 
 @pytest.mark.parametrize("key", ["user_id", "device"])
@@ -802,13 +802,17 @@ def test_who_lacks_a_privilege_is_told_before_anything_is_done(
     with pytest.raises(ConfigError) as caught:
         erasure.erase_subject(nobody, "user_id", "u", WHY)
     for what in (
-        "USAGE ON SCHEMA coatcheck", f"SELECT ON public.{TABLE}",
-        f"UPDATE (device, ip, net, phone, tag) ON public.{TABLE}", "SELECT ON coatcheck.alias",
+        "USAGE ON SCHEMA coatcheck", "SELECT ON coatcheck.alias",
         "SELECT (state) ON coatcheck.quarantine",
         "EXECUTE ON FUNCTION coatcheck.erase_tokens(erasure_id bigint, tokens text[])",
     ):  # fmt: skip
         assert what in caught.value.message
-    database.execute(f"REVOKE UPDATE (ip) ON {TABLE} FROM coatcheck_eraser")
+    database.execute(f"REVOKE SELECT, UPDATE (device, ip, net, phone, tag) ON {TABLE} FROM coatcheck_eraser")
+    with pytest.raises(
+        ConfigError, match=f"it lacks SELECT ON public.{TABLE}; UPDATE .device, ip, net, phone, tag. ON"
+    ):
+        erasure.erase_subject(eraser, "user_id", "u", WHY)
+    database.execute(f"GRANT SELECT, UPDATE (device, net, phone, tag) ON {TABLE} TO coatcheck_eraser")
     with pytest.raises(ConfigError, match=rf"it lacks UPDATE \(ip\) ON public.{TABLE}$") as caught:
         erasure.erase_value(eraser, "device", "device-1", WHY)
     assert f"GRANT UPDATE (ip) ON public.{TABLE} TO" in caught.value.hint

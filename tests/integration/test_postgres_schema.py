@@ -273,10 +273,14 @@ LEAST = {
     "SELECT ON coatcheck.token_key": ["SELECT on coatcheck.token_key"],
     "SELECT ON coatcheck.form": ["SELECT on coatcheck.form"],
     "SELECT ON coatcheck.erased": ["SELECT on coatcheck.erased"],
+    "SELECT ON coatcheck.pipeline": ["SELECT on coatcheck.pipeline"],
+    "SELECT ON coatcheck.masked_column": ["SELECT on coatcheck.masked_column"],
+    "SELECT ON coatcheck.database": ["SELECT on coatcheck.database"],
     "EXECUTE ON FUNCTION coatcheck.using_key": ["EXECUTE on FUNCTION coatcheck.using_key(text)"],
     "EXECUTE ON FUNCTION coatcheck.register_keys": [
         "EXECUTE on FUNCTION coatcheck.register_keys(text[],text[],text[],text[])"
     ],
+    "EXECUTE ON FUNCTION coatcheck.register_seal_key": ["EXECUTE on FUNCTION coatcheck.register_seal_key(text)"],
 }
 
 
@@ -309,6 +313,8 @@ def test_all_privileges_are_missing(database: Database) -> None:
 def test_a_table_in_a_schema_that_is_closed(database: Database) -> None:
     database.execute('CREATE SCHEMA "Theirs"; ALTER TABLE events SET SCHEMA "Theirs"')
     dsn = database.role(*(grant for grant in LEAST if not grant.endswith("events")))
+    assert 'this database\'s pipeline "default" loads public.events, not Theirs.events' in whats(dsn, "Theirs.events")
+    migrate(database.dsn, "Theirs.events", EVENTS)  # the table has moved: the pipeline goes with it
     assert whats(dsn, "Theirs.events") == [
         'this user lacks the privilege USAGE on SCHEMA "Theirs"',
         'this user lacks the privilege INSERT on "Theirs".events',
@@ -342,7 +348,9 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
             "INSERT on public.user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
             "INSERT on coatcheck.quarantine", "INSERT on coatcheck.batch", "INSERT on coatcheck.vault",
             "INSERT on coatcheck.alias", "SELECT on coatcheck.token_key",
-            "SELECT on coatcheck.form", "SELECT on coatcheck.erased",
+            "SELECT on coatcheck.form", "SELECT on coatcheck.erased", "SELECT on coatcheck.pipeline",
+            "SELECT on coatcheck.masked_column", "SELECT on coatcheck.database",
+            "EXECUTE on FUNCTION coatcheck.register_seal_key(text)",
             "EXECUTE on FUNCTION coatcheck.using_key(text)",
             "EXECUTE on FUNCTION coatcheck.register_keys(text[],text[],text[],text[])",
         )),

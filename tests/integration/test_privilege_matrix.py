@@ -35,7 +35,11 @@ ledger_*             siudtrg -      -        -       -        -        -       -
 data_key             siudtrg i      i        -       -        -        -       -      si      -
 quarantine           siudtrg i      i        -       -        -        -       -      -       -
 batch                siudtrg i      si       -       -        -        -       -      -       -
-token_key            siudtrg s      s        -       -        -        -       s      s       -
+token_key            siudtrg s      s        -       s        -        -       s      s       -
+database             siudtrg s      s        -       s        s        s       s      s       -
+pipeline             siudtrg s      s        -       s        s        s       s      s       -
+masked_column        siudtrg s      s        -       s        s        s       s      s       -
+seal_key             siudtrg s      s        -       s        s        s       s      s       -
 form                 siudtrg s      s        -       s        -        -       s      s       -
 vault                siudtrg i      i        -       -        -        -       -      sid     -
 vault_*              siudtrg -      -        -       -        -        -       -      -       -
@@ -53,7 +57,7 @@ user_logins_current  -       -      -        s       -        -        -       s
 
 COLUMNS = {
     ("operator", "quarantine", "SELECT"): {
-        "quarantine_id", "message_key", "message_id", "origin", "reason", "detail", "sent_at", "received_at",
+        "quarantine_id", "pipeline", "message_key", "message_id", "origin", "reason", "detail", "sent_at", "received_at",
         "quarantined_at", "state", "attempts", "resolved_at", "resolved_by",
     },
     ("eraser", "quarantine", "SELECT"): {"quarantine_id", "state"},
@@ -67,6 +71,11 @@ COLUMNS = {
 FUNCTIONS = {
     "prune(integer)": {"loader", "operator"},
     "figures()": {"loader", "operator"},
+    "figures(text)": {"loader", "operator"},
+    "register_seal_key(text)": {"loader", "operator", "rotator"},
+    "retire_seal_key(text)": {"rotator"},
+    "retry_open(bigint[],text,text)": {"operator"},
+    "quarantine_discard(bigint[],text,text[])": {"operator"},
     "make_epochs(integer[])": {"loader", "operator"},
     "using_key(text)": {"loader", "operator", "rotator"},
     "framed(text[])": {"auditor"},

@@ -72,6 +72,7 @@ def test_an_entry_shows_everything_but_the_body(database: Database, quarantine: 
     sent = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=SENT_MS + 7)
     assert entry == Entry(
         quarantine_id=1,
+        pipeline="default",
         message_id="message-7",
         reason="too_long",
         detail="name",

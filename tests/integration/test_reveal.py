@@ -728,7 +728,7 @@ def test_keys_that_are_missing_are_told_before_the_opening(  # noqa: PLR0917 - f
     rotation.rotate(config)
     load(config, event(500))
     new = approved(asker, approver, devices(config, first=500))
-    with pytest.raises(ConfigError, match="the keyring has no k2"):
+    with pytest.raises(ConfigError, match="k1 of this keyring is another key than the k1 that this database knows"):
         desk.reveal(configuration(asker.dsn, other), new, lambda _: None)
     assert events(database, "reveal opened", "reveal opening refused") == []
     assert texts(opened(asker, number)) | texts(opened(asker, new)) == {

@@ -102,7 +102,7 @@ def old_keyring(config: Config, tmp_path: Path) -> Config:
 def test_a_rotation_from_the_first_row_to_the_last(bare_database: LoginDatabase, config: Config, keyring: Path) -> None:
     before = Loader(config)
     before.load(*map(event, range(60)), *map(event, range(30)))
-    assert rotation.rotate(config) == rotation.Rotated("k1", "k2", f"{TABLE}_current", ())
+    assert rotation.rotate(config) == rotation.Rotated("k1", "k2", (f"public.{TABLE}_current",), ())
     with before, Loader(config) as after:
         assert after.kids == ("k2", "k1")
         before.load(*map(event, range(50, 80)))
@@ -198,7 +198,7 @@ def test_a_partitioned_table(bare_database: LoginDatabase, keyring: Path, sub: s
         )
     app.migrate(config)
     load(config, *map(event, range(50)))
-    assert rotation.rotate(config).view == "Odd$1.Log_Ins_current"
+    assert rotation.rotate(config).views == ("Odd$1.Log_Ins_current",)
     load(config, *map(event, range(30, 70)))
     whole(bare_database, '"Odd$1"."Log_Ins_current"')
     with pytest.raises(RefusedError, match=r"rows of Odd\$1.Log_Ins still have tokens under k1"):
@@ -492,7 +492,7 @@ def test_planted_and_damaged_entries_are_counted_and_left(
     whole(bare_database)
     again = rotation.retokenize(config)
     assert (again.entries, again.mismatched, again.left) == (0, 3, {"device": 2})
-    with pytest.raises(RefusedError, match=f"rows of {TABLE} still have tokens under k1: device 2"):
+    with pytest.raises(RefusedError, match=f"rows of public.{TABLE} still have tokens under k1: device 2"):
         rotation.retire(config, "k1")
     load(config, *map(event, range(10)))  # whoever sends the values again brings their aliases
     whole(bare_database)
@@ -711,7 +711,9 @@ def test_retire_is_refused_while_anything_is_left(bare_database: LoginDatabase, 
     rotation.rotate(config)
     with pytest.raises(RefusedError) as caught:
         rotation.retire(config, "k1")
-    assert caught.value.message == f"rows of {TABLE} still have tokens under k1: device 12, ip 12, net 12, phone 12"
+    assert (
+        caught.value.message == f"rows of public.{TABLE} still have tokens under k1: device 12, ip 12, net 12, phone 12"
+    )
     assert caught.value.hint.startswith("run `coatcheck keys retokenize`")
     bare_database.execute(f"DELETE FROM {TABLE}")
     with pytest.raises(RefusedError, match="the vault has 12 entries of the domain device under k1 only") as caught:

@@ -251,7 +251,7 @@ def test_transcripts_of_a_token_key(command: Command, queue: Queue, login_databa
     )  # fmt: skip
     refused(
         command, 4, "keys", "retire", "k1",
-        error="rows of user_logins still have tokens under k1: masked_ip 10, masked_device_id 10",
+        error="rows of public.user_logins still have tokens under k1: masked_ip 10, masked_device_id 10",
         hint="run `coatcheck keys retokenize`; columns without a vault have to be loaded anew",
     )  # fmt: skip
     assert token_keys(command) == [("k1", False), ("k2", True)]

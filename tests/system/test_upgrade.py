@@ -15,8 +15,8 @@ from tests.support.process import LIMIT_S, Command, wait_until
 from coatcheck.demo.servers import SqsServer
 
 ROOT = Path(__file__).parents[2]
-OLDER = "a7db9ef"
-"""A commit whose schema is 0005. From the first release on this is to be the release before."""
+OLDER = "8193f92"
+"""A commit whose schema is 0006. From the first release on this is to be the release before."""
 
 
 @pytest.fixture
@@ -108,12 +108,12 @@ def test_migrate_first_then_the_workers_one_by_one(
         fed_until(lambda: bare_database.rows() > before + 60, "it loads on")
         return process.poll() is None
 
-    assert "applied 0005_upgrades.sql" in do(fleet, older, "migrate")
+    assert "applied 0006_figures.sql" in do(fleet, older, "migrate")
     queue.send([BAD % number for number in range(5)])
     with ExitStack() as stack:
         old = stack.enter_context(running(fleet, older))
         fed_until(lambda: workers() == 1, "the old one loads")
-        assert "applied 0006_figures.sql" in do(fleet, ROOT / "src", "migrate")
+        assert "applied 0007_pipelines.sql" in do(fleet, ROOT / "src", "migrate")
         assert loads_on(old)
         new = stack.enter_context(running(fleet, ROOT / "src"))
         fed_until(lambda: workers() == 2, "the new one loads beside it")

@@ -119,6 +119,11 @@ def database_id(connection: psycopg.Connection[Any]) -> str:
     return str(found[0]) if found else ""
 
 
+def label(tables: Sequence[Table], table: Table, column: str) -> str:
+    """Return the name of a column for people: with its table where there are several."""
+    return column if len(tables) == 1 else f"{table.name}.{column}"
+
+
 def all_columns(of: Iterable[Table]) -> list[Column]:
     """Return the columns of all tables."""
     return [column for table in of for column in table.columns]

@@ -25,7 +25,7 @@ from coatcheck.errors import RefusedError, UnreachableError
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
-from coatcheck.sql.register import Table
+from coatcheck.sql.register import Table, label
 from coatcheck.vault.reveal import refuse
 
 _TEXTS = 500  # a page of texts: one look through the table each, unless their columns are indexed
@@ -176,15 +176,11 @@ class Eraser:
                 prefix = f"{column.scheme}_{column.domain}_"
                 mine = [text for text in sorted(members) if text.startswith(prefix)]
                 if mine and (count := self._tombstones(table, column, mine)):
-                    name = self._label(table, column.name)
+                    name = label(self._tables, table, column.name)
                     done.rows[name] = done.rows.get(name, 0) + count
         if not last or done.rows or any(text != member for text, member in families):
             self._forget(members, done)
         return _Page(0, frozenset(), frozenset(members), done)
-
-    def _label(self, table: Table, name: str) -> str:
-        """Return the name of a column, with its table where there are several."""
-        return name if len(self._tables) == 1 else f"{table.name}.{name}"
 
     def _tombstones(self, table: Table, column: Column, texts: list[str]) -> int:
         statement = sql.SQL(query("erase_rows")).format(
@@ -238,7 +234,7 @@ class Eraser:
 
     def _count(self, table: Table, rows: Sequence[Sequence[str | None]]) -> dict[str, int]:
         counts = {
-            self._label(table, name): sum(text is not None and not text.startswith("px1_") for text in texts)
+            label(self._tables, table, name): sum(text is not None and not text.startswith("px1_") for text in texts)
             for name, texts in zip(table.names, zip(*rows, strict=True), strict=True)
         }
         return {name: count for name, count in counts.items() if count}

@@ -45,7 +45,7 @@ def _refuse_what_is_left(
     if left:
         named = ", ".join(f"{name} {count:,}" for name, count in left.items())
         raise RefusedError(
-            f"rows still have tokens under {kid}: {named}",
+            f"rows of {' and '.join(table.qualified for table in tables)} still have tokens under {kid}: {named}",
             hint="run `coatcheck keys retokenize`; columns without a vault have to be loaded anew",
         )
     for domain in domains:

@@ -27,7 +27,7 @@ from coatcheck.pipeline.message import Alias, DataKey, Sealed
 from coatcheck.pipeline.ports import BodySealer
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
-from coatcheck.sql.register import Table, all_columns
+from coatcheck.sql.register import Table, all_columns, label
 from coatcheck.vault.audit import append
 from coatcheck.vault.store import vault_context
 
@@ -43,7 +43,7 @@ Function = Callable[[object], Any]
 
 @dataclass(slots=True)
 class Retokenized:
-    """What a run has done. `left` are rows by table.column that still have a text under the old key.
+    """What a run has done. `left` are rows by column that still have a text under the old key.
 
     `mismatched` are vault entries whose original is not that of their token, or has no form under the active key:
     damaged, planted, or of a form that takes all there is of it; they stay. `foreign` are those under data keys that no
@@ -293,8 +293,13 @@ def _aliases(derived: Sequence[tuple[Function, Function]], original: str) -> Ite
 
 
 def rows_left(connection: psycopg.Connection[Any], tables: Sequence[Table], kid: str) -> dict[str, int]:
-    """Return how many rows still have a text under key `kid`, by table.column; columns without any are left out."""
-    return {name: count for table in tables for name, count in _left(connection, table, kid).items() if count}
+    """Return how many rows still have a text under key `kid`, by column; columns without any are left out."""
+    return {
+        label(tables, table, name): count
+        for table in tables
+        for name, count in _left(connection, table, kid).items()
+        if count
+    }
 
 
 def _left(connection: psycopg.Connection[Any], table: Table, kid: str) -> dict[str, int]:
@@ -312,4 +317,4 @@ def _left(connection: psycopg.Connection[Any], table: Table, kid: str) -> dict[s
     ]
     statement = sql.SQL(query("retokenize_left")).format(counts=sql.SQL(", ").join(counts), target=table.identifier)
     found = connection.execute(statement).fetchone() or ()
-    return {f"{table.name}.{name}": count for name, count in zip(table.names, found, strict=True)}
+    return dict(zip(table.names, found, strict=True))
