@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coatcheck import custody, keyring, telemetry
@@ -203,8 +203,9 @@ async def check(config: Config) -> list[Finding]:
     with _as_finding(findings, "config"):
         telemetry.check(config)
     with _as_finding(findings, "keys"):
-        findings += custody.inspect(config)
-        _hold(config)
+        findings += [replace(finding, hint=keyring.hint(config, finding.hint)) for finding in custody.inspect(config)]
+        if not any(finding.component == "keys" and finding.level == "error" for finding in findings):
+            _hold(config)
     with _as_finding(findings, "queue"):
         async with sqs_client(config) as client:
             state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)

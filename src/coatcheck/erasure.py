@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from coatcheck import custody
+from coatcheck import custody, keyring
 from coatcheck.config import Config
 from coatcheck.errors import ConfigError
 from coatcheck.keys import TOKEN_PATTERN, FormError, LoaderKeys
@@ -97,7 +97,7 @@ def erase_value(config: Config, domain: str, value: str, why: Why, progress: Pro
 
     Raises ConfigError: no column has the domain, the value has no canonical form, or the keyring is another one.
     """
-    keys = custody.loader_keys(config, role="revealer")
+    keys = keyring.loader_keys(config, role="revealer")
     with _eraser(config, progress) as (eraser, there):
         texts = _texts(config, keys, there, domain, value)
         eraser.begin("value", why.reason, why.ticket, domain=domain)

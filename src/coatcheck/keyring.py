@@ -5,7 +5,8 @@ Part of the composition root.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from coatcheck import custody
@@ -18,30 +19,36 @@ from coatcheck.vault import register
 
 
 def loader_keys(config: Config, *, role: custody.Role = "loader") -> LoaderKeys:
-    """Load the keyring. Raises as `custody.loader_keys`.
-
-    A keyring that is missing beside a database that has tokens is somewhere else: the hint never says to make one.
-    """
-    try:
+    """Load the keyring. Raises as `custody.loader_keys`, with the hint of `found_elsewhere`."""
+    with found_elsewhere(config):
         return custody.loader_keys(config, role=role)
+
+
+@contextmanager
+def found_elsewhere(config: Config) -> Iterator[None]:
+    """Where a key file is missing beside a database that has tokens, say which keyring to bring, never to make one."""
+    missing: ConfigError | None = None
+    try:
+        yield
     except ConfigError as error:
         missing = error
-    raise _elsewhere(config, missing) or missing
+    if missing is not None:
+        raise ConfigError(missing.message, hint=hint(config, missing.hint)) from None
 
 
-def _elsewhere(config: Config, missing: ConfigError) -> ConfigError | None:
-    if "keys init" not in missing.hint:
-        return None
+def hint(config: Config, given: str) -> str:
+    """Return the hint about a missing key file: `given`, or which keyring this database has been loaded with."""
+    if "keys init" not in given:
+        return given
     with suppress(CoatcheckError), connect(custody.dsn(config)) as connection:
         there = register.has_tokens(connection)
         if there:
             named = ", ".join(f"{kid} ({fingerprint})" for kid, fingerprint in there.items())
-            return ConfigError(
-                missing.message,
-                hint=f"this database has tokens under {named}: bring the keyring with that key, or name its folder in "
-                "[keys] path; a relative path starts at the configuration file",
+            return (
+                f"this database has tokens under {named}: bring the keyring with that key, or name its folder in "
+                "[keys] path; a relative path starts at the configuration file"
             )
-    return None
+    return given
 
 
 def hold(config: Config, keys: LoaderKeys, *, every: bool = True) -> None:

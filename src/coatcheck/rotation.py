@@ -151,13 +151,18 @@ def retire(config: Config, kid: str) -> Retired:
     return Retired(tuple(others))
 
 
+def _seal_kek(config: Config) -> str | None:
+    with keyring.found_elsewhere(config):
+        return custody.seal_kek(config)
+
+
 def rotate_seal(config: Config, progress: Callable[[int], None] = lambda _: None) -> tuple[RotatedSeal, int]:
     """Put a new seal pair in the place of the one in use, and wrap all data keys under it; return how many.
 
     The pair in use is held against the database before it is changed. Raises ConfigError: it is another database's.
     """
     with connect(custody.dsn(config)) as connection:
-        known_keys.hold_seal(known_keys.seals(connection), custody.seal_kek(config))
+        known_keys.hold_seal(known_keys.seals(connection), _seal_kek(config))
         known_keys.refuse_without_rights(connection)
         done = custody.rotate_seal(config)
         known_keys.add_seal(connection, kek(done.key_id))
@@ -166,7 +171,8 @@ def rotate_seal(config: Config, progress: Callable[[int], None] = lambda _: None
 
 def rewrap(config: Config, progress: Callable[[int], None] = lambda _: None) -> int:
     """Wrap all data keys under the present key; return how many."""
-    present, function = custody.rewrapping(config)
+    with keyring.found_elsewhere(config):
+        present, function = custody.rewrapping(config)
     with connect(custody.dsn(config)) as connection:
         done = rewrap_data_keys(connection, present, function, progress)
         known_keys.add_seal(connection, present)  # that of a foreign keyring would have opened nothing
@@ -176,7 +182,7 @@ def rewrap(config: Config, progress: Callable[[int], None] = lambda _: None) -> 
 def retire_seal(config: Config, key_id: str) -> None:
     """Delete the private half of an older seal pair. Raises RefusedError: a data key is wrapped under it."""
     with connect(custody.dsn(config)) as connection, translated("look for data keys"):
-        known_keys.hold_seal(known_keys.seals(connection), custody.seal_kek(config))
+        known_keys.hold_seal(known_keys.seals(connection), _seal_kek(config))
         found = connection.execute(query("rewrap_left"), {"kek": kek(key_id)}).fetchone()
         if found and found[0]:
             raise RefusedError(

@@ -59,8 +59,8 @@ ORDER BY 1, 2
 """
 EMPTY = (
     TABLE, "coatcheck.ledger", "coatcheck.quarantine", "coatcheck.batch", "coatcheck.data_key", "coatcheck.vault",
-    "coatcheck.alias", "coatcheck.token_key", "coatcheck.form", "coatcheck.audit", "coatcheck.reveal_item",
-    "coatcheck.reveal_approval", "coatcheck.reveal_opening", "coatcheck.reveal_request",
+    "coatcheck.alias", "coatcheck.token_key", "coatcheck.seal_key", "coatcheck.form", "coatcheck.audit",
+    "coatcheck.reveal_item", "coatcheck.reveal_approval", "coatcheck.reveal_opening", "coatcheck.reveal_request",
 )  # fmt: skip
 
 

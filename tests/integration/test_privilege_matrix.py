@@ -57,8 +57,8 @@ user_logins_current  -       -      -        s       -        -        -       s
 
 COLUMNS = {
     ("operator", "quarantine", "SELECT"): {
-        "quarantine_id", "pipeline", "message_key", "message_id", "origin", "reason", "detail", "sent_at", "received_at",
-        "quarantined_at", "state", "attempts", "resolved_at", "resolved_by",
+        "quarantine_id", "pipeline", "message_key", "message_id", "origin", "reason", "detail", "sent_at",
+        "received_at", "quarantined_at", "state", "attempts", "resolved_at", "resolved_by",
     },
     ("eraser", "quarantine", "SELECT"): {"quarantine_id", "state"},
     ("eraser", TABLE, "UPDATE"): {"masked_ip", "masked_device_id"},
@@ -73,6 +73,7 @@ FUNCTIONS = {
     "figures()": {"loader", "operator"},
     "figures(text)": {"loader", "operator"},
     "register_seal_key(text)": {"loader", "operator", "rotator"},
+    "add_seal_key(text)": {"rotator"},
     "retire_seal_key(text)": {"rotator"},
     "retry_open(bigint[],text,text)": {"operator"},
     "quarantine_discard(bigint[],text,text[])": {"operator"},

@@ -262,6 +262,13 @@ def bare_database(postgres_server: PostgresServer) -> Iterator[LoginDatabase]:
         yield database
 
 
+@pytest.fixture
+def another_database(postgres_server: PostgresServer) -> Iterator[LoginDatabase]:
+    """A second database with nothing in it."""
+    with _fresh(postgres_server, "template1") as database:
+        yield database
+
+
 @contextmanager
 def commanding(folder: Path, queue: Queue, database: LoginDatabase, keyring: Path) -> Iterator[Command]:
     """Give the command between a queue and a database."""

@@ -57,9 +57,11 @@ def init(context: click.Context, tenant: str) -> None:
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
     """List key ids, kinds, ages and fingerprints."""
-    from coatcheck import custody
+    from coatcheck import custody, keyring
 
-    rows = custody.list_keys(shared(context))
+    config = shared(context)
+    with keyring.found_elsewhere(config):
+        rows = custody.list_keys(config)
     if as_json:
         fields = ("kid", "kind", "created", "fingerprint", "active")
         terminal.out_json([{name: getattr(row, name) for name in fields} | {"path": str(row.path)} for row in rows])

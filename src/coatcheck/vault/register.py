@@ -68,7 +68,8 @@ def register(
         )  # fmt: skip
         known = _known(connection)
         _refuse_other_keys(known, keyring)
-        _register_seal(connection, keyring)
+        if keyring.kek is not None:
+            _look_up_seal(connection, "seal_register", keyring.kek)
         _hold_against(frozen_forms(connection, active), forms, active)
         in_use = {key.kid for key in known if not key.retired}
         old = [kid for kid in keyring.fingerprints if kid != active and kid in in_use]
@@ -115,7 +116,7 @@ def seals(connection: psycopg.Connection[Any]) -> dict[str, bool]:
 def add_seal(connection: psycopg.Connection[Any], kek: str) -> None:
     """Take note of a seal key, as a rotator. Raises ConfigError: this user may not; it is retired here."""
     with translated("take note of the seal key"):
-        _register_seal(connection, KeyringId({}, kek))
+        _look_up_seal(connection, "seal_add", kek)
 
 
 def refuse_without_rights(connection: psycopg.Connection[Any]) -> None:
@@ -194,14 +195,12 @@ def _number(kid: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _register_seal(connection: psycopg.Connection[Any], keyring: KeyringId) -> None:
-    if keyring.kek is None:
-        return
-    found = connection.execute(query("seal_register"), {"kek": keyring.kek}).fetchone()
+def _look_up_seal(connection: psycopg.Connection[Any], name: str, kek: str) -> None:
+    found = connection.execute(query(name), {"kek": kek}).fetchone()
     state = found[0] if found else None
     if state is None:
-        raise _unknown_seal(keyring.kek)
-    hold_seal({keyring.kek: state == "retired"}, keyring.kek)
+        raise _unknown_seal(kek)
+    hold_seal({kek: state == "retired"}, kek)
 
 
 def _unknown_seal(kek: str) -> ConfigError:

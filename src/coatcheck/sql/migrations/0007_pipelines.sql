@@ -64,18 +64,26 @@ CREATE TABLE coatcheck.seal_key (
 
 INSERT INTO coatcheck.seal_key (kek) SELECT DISTINCT kek FROM coatcheck.data_key;
 
--- Takes note of the key that wraps data keys, and returns its state. The first one of a database comes with its first
--- loader, others with `keys rotate-seal` or `keys rewrap` only; NULL: it is unknown here, and this user may not add it.
+-- Takes note of the first key that wraps data keys, and returns the state of the one given; NULL: it is unknown here.
+-- Whoever the loader logs in as, a seal pair that was swapped must not be added by a start.
 CREATE FUNCTION coatcheck.register_seal_key(kek text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 BEGIN
-    IF has_function_privilege(session_user, 'coatcheck.key_event(text,text)', 'EXECUTE')
-       OR NOT EXISTS (SELECT FROM coatcheck.seal_key) THEN
-        INSERT INTO coatcheck.seal_key (kek) VALUES (register_seal_key.kek) ON CONFLICT DO NOTHING;
-    END IF;
+    INSERT INTO coatcheck.seal_key (kek)
+    SELECT register_seal_key.kek WHERE NOT EXISTS (SELECT FROM coatcheck.seal_key)
+    ON CONFLICT DO NOTHING;
     RETURN (SELECT s.state FROM coatcheck.seal_key AS s WHERE s.kek = register_seal_key.kek);
 END
+$$;
+
+-- Adds a key that wraps data keys: for `keys rotate-seal`, and for `keys rewrap`, which has opened all data keys by then.
+CREATE FUNCTION coatcheck.add_seal_key(kek text) RETURNS text
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+    INSERT INTO coatcheck.seal_key AS s (kek) VALUES (add_seal_key.kek)
+    ON CONFLICT (kek) DO UPDATE SET state = s.state
+    RETURNING s.state
 $$;
 
 -- Notes that a key wraps no data key any more and never will. Raises CC002 while one is wrapped by it.
@@ -155,6 +163,6 @@ AS $$
     UNION ALL SELECT figure, label, value FROM coatcheck.figures() WHERE figure <> 'held'
 $$;
 
-REVOKE ALL ON FUNCTION coatcheck.register_seal_key(text), coatcheck.retire_seal_key(text),
+REVOKE ALL ON FUNCTION coatcheck.register_seal_key(text), coatcheck.add_seal_key(text), coatcheck.retire_seal_key(text),
     coatcheck.retry_open(bigint[], text, text), coatcheck.quarantine_discard(bigint[], text, text[]),
     coatcheck.figures(text) FROM PUBLIC;

@@ -28,7 +28,7 @@ WITH target (oid, schema) AS (
         ('rotator', '{SELECT,INSERT,DELETE}', '{vault,alias}'),
         ('rotator', '{SELECT,INSERT}', '{data_key}'),
         ('rotator', '{SELECT}', '{token_key,form}'),
-        ('rotator', '{EXECUTE}', '{key_event,using_key,register_keys,register_seal_key,retire_seal_key}')
+        ('rotator', '{EXECUTE}', '{key_event,using_key,register_keys,register_seal_key,add_seal_key,retire_seal_key}')
     ) AS catalogue (role, verbs, names),
     unnest(verbs::text[]) AS verb, unnest(names::text[]) AS name
     UNION ALL

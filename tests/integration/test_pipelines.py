@@ -1,0 +1,453 @@
+"""Several pipelines in one database and one keyring: what is shared is decided from the database's register."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.support.fix_servers import LoginDatabase
+from tests.support.vaults import Loader, configuration, originals, token
+
+from coatcheck import app, custody, desk, erasure, maintenance, rotation
+from coatcheck.config import Config
+from coatcheck.erasure import Why
+from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
+from coatcheck.keys.databases import read as databases
+from coatcheck.keys.local import create
+from coatcheck.loop import run_async
+from coatcheck.sinks.postgres.quarantine import Selection
+from coatcheck.sql import register
+from coatcheck.sql.connection import connect
+from coatcheck.vault.epochs import Epochs
+
+WHY = Why("DSAR", "INC-1")
+IP = {"from": "ip", "type": "text", "parse": "ip", "mask": "token", "domain": "ip"}
+PHONE = {"from": "phone", "type": "text", "parse": "text", "mask": "seal", "domain": "phone"}
+NET = {"from": "ip", "type": "text", "parse": "ip", "mask": "subnet", "domain": "net"}
+PLAIN = {"from": "id", "type": "text"}
+OF_A = {"id": PLAIN, "ip": IP}
+OF_B = {"id": PLAIN, "address": IP, "net": NET, "phone": PHONE}
+
+
+def body(number: int) -> str:
+    return json.dumps({"id": f"u{number}", "ip": f"10.0.0.{number}", "phone": f"+49 {number}"})
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    create(folder, "tenant")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Two:
+    """Two pipelines of one database, each with a configuration that knows nothing of the other."""
+
+    database: LoginDatabase
+    a: Config
+    b: Config
+
+    def load(self, config: Config, *numbers: int) -> None:
+        with Loader(config) as loader:
+            loader.load(*map(body, numbers))
+
+    def joined(self) -> int:
+        return int(self.database.value("SELECT count(*) FROM ta JOIN tb ON ta.ip = tb.address"))
+
+    def texts(self, table: str, column: str) -> list[str]:
+        return sorted(text for (text,) in self.database.execute(f"SELECT {column} FROM {table}"))
+
+
+def named(
+    database: LoginDatabase, keyring: Path, name: str, table: str, columns: Mapping[str, Mapping[str, object]]
+) -> Config:
+    return configuration(database, keyring, columns, table=table).named(name)
+
+
+@pytest.fixture
+def two(bare_database: LoginDatabase, keyring: Path) -> Two:
+    a = named(bare_database, keyring, "default", "ta", OF_A)
+    b = named(bare_database, keyring, "b", "tb", OF_B)
+    for config in (a, b):
+        app.migrate(config)
+    return Two(bare_database, a, b)
+
+
+# --- the register -----------------------------------------------------------------------------------------------------
+
+
+def test_migrate_registers_pipelines_and_their_masked_columns(two: Two) -> None:
+    with connect(two.database.dsn) as connection:
+        there = register.read(connection)
+    assert {name: pipeline.qualified for name, pipeline in there.pipelines.items()} == {
+        "default": "public.ta", "b": "public.tb",
+    }  # fmt: skip
+    assert {(one.pipeline, one.table, one.column.name, one.column.domain) for one in there.masked} == {
+        ("default", "ta", "ip", "ip"), ("b", "tb", "address", "ip"), ("b", "tb", "net", "net"),
+        ("b", "tb", "phone", "phone"),
+    }  # fmt: skip
+    plan = {column.name: column for column in two.b.plan()}
+    for table in there.tables:
+        for column in table.columns if table.name == "tb" else ():
+            mine = plan[column.name]
+            assert (column.mask, column.domain, column.path, column.vault, column.parse, column.type) == (
+                mine.mask, mine.domain, mine.path, mine.vault, mine.parse, mine.type,
+            )  # fmt: skip
+    assert app.migrate(two.a).applied == ()
+
+
+def test_a_second_file_of_the_same_name_is_refused(two: Two, keyring: Path) -> None:
+    other = named(two.database, keyring, "default", "tc", OF_A)
+    with pytest.raises(
+        ConfigError, match=r'this database.s pipeline "default" loads public\.ta, not public\.tc'
+    ) as caught:
+        app.migrate(other)
+    assert "[pipelines]" in caught.value.hint
+    assert two.database.value("SELECT to_regclass('tc') IS NULL"), "nothing is left half made"
+    with pytest.raises(ConfigError, match=r"loads public\.tb, not public\.ta") as caught:
+        app.migrate(two.a.named("b"))
+    assert "another name" in caught.value.hint
+
+
+def test_a_pipeline_follows_its_table(two: Two) -> None:
+    two.database.execute("ALTER TABLE ta RENAME TO renamed")
+    moved = two.a.model_copy(update={"target": two.a.target.model_copy(update={"table": "renamed"})})
+    app.migrate(moved)
+    with connect(two.database.dsn) as connection:
+        assert [table.qualified for table in register.tables(connection)] == ["public.renamed", "public.tb"]
+    two.load(moved, 1)
+    assert two.database.count("renamed") == 1
+
+
+def test_a_column_stays_registered_until_its_tokens_are_gone(two: Two) -> None:
+    two.load(two.a, 1, 2)
+    without = named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN})
+    app.migrate(without)
+    with connect(two.database.dsn) as connection:
+        assert [c.name for t in register.tables(connection) if t.name == "ta" for c in t.columns] == ["ip"]
+    rotation.rotate(without)
+    rotation.retokenize(without)
+    assert {text.split("_")[2] for text in two.texts("ta", "ip")} == {"k2"}
+    two.database.execute("UPDATE ta SET ip = NULL")
+    app.migrate(without)
+    with connect(two.database.dsn) as connection:
+        assert [table.name for table in register.tables(connection)] == ["tb"]
+
+
+def test_one_table_of_two_pipelines_is_masked_in_one_way(two: Two) -> None:
+    app.migrate(two.a.named("c"))
+    with connect(two.database.dsn) as connection:
+        assert [len(table.columns) for table in register.tables(connection) if table.name == "ta"] == [1]
+    other = named(two.database, two.a.keys.path, "d", "ta", {"id": PLAIN, "ip": IP | {"domain": "other"}})
+    with pytest.raises(ConfigError, match=r"masks public\.ta\.ip in another way"):
+        app.migrate(other)
+
+
+def test_a_pipeline_that_is_not_registered_does_not_load(two: Two) -> None:
+    for config, told in (
+        (two.a.named("unknown"), "the pipeline unknown is not registered"),
+        (two.b.named("default"), 'this database\'s pipeline "default" loads public.ta, not tb'),
+        (named(two.database, two.a.keys.path, "default", "ta", OF_A | {"id": IP}), "the masked columns id of"),
+    ):
+        with pytest.raises(ConfigError, match=told) as caught:
+            app.registered(config, custody.loader_keys(config))
+        assert "coatcheck migrate" in caught.value.hint
+        findings = run_async(app.check(config))
+        assert any(told in finding.what for finding in findings if finding.level == "error")
+
+
+# --- P2: a key is retired when no table has tokens of it --------------------------------------------------------------
+
+
+def test_a_rotation_takes_every_table_along(two: Two) -> None:
+    for config in (two.a, two.b):
+        two.load(config, 1, 2, 3)
+    assert two.joined() == 3
+    done = rotation.rotate(two.a)
+    assert done.views == ("public.ta_current", "public.tb_current")
+    rotation.retokenize(two.a)
+    assert two.joined() == 3
+    for table, column in (("ta", "ip"), ("tb", "address"), ("tb", "net"), ("tb", "phone")):
+        assert {text.split("_")[2] for text in two.texts(table, column)} == {"k2"}
+    rotation.retire(two.a, "k1")
+    assert two.joined() == 3
+    assert {token.split("_")[2] for token, _ in originals(two.database, two.a.keys.path)} == {"k2"}
+    assert len(originals(two.database, two.a.keys.path)) == 3
+    two.load(two.b, 4)
+    assert two.database.count("tb") == 4
+
+
+def test_a_key_is_not_retired_while_another_table_has_tokens_of_it(two: Two) -> None:
+    old = Path(shutil.copytree(two.b.keys.path, two.b.keys.path.with_name("old")))
+    late = two.b.model_copy(update={"keys": two.b.keys.model_copy(update={"path": old})})
+    two.load(two.a, 1)
+    rotation.rotate(two.a)
+    rotation.retokenize(two.a)
+    two.load(late, 1, 2)  # a loader that has not been started again
+    with pytest.raises(RefusedError, match=r"still have tokens under k1: tb.address 2, tb.net 2, tb.phone 2"):
+        rotation.retire(two.a, "k1")
+    assert rotation.retokenize(two.a).left == {}
+    rotation.retire(two.a, "k1")
+    assert two.joined() == 1
+
+
+def test_a_table_that_cannot_take_part_in_a_rotation_is_everybodys_business(two: Two) -> None:
+    prefix = {"from": "ip", "type": "text", "parse": "ip", "mask": "ipcrypt-pfx", "domain": "pfx"}
+    app.migrate(named(two.database, two.a.keys.path, "c", "tc", {"near": prefix}))
+    with pytest.raises(RefusedError, match="near: ipcrypt-pfx"):
+        rotation.rotate(two.a)
+    assert custody.loader_keys(two.a).kids == ("k1",)
+
+
+# --- P3: erasure ------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_erased_from_every_table(two: Two) -> None:
+    for config in (two.a, two.b):
+        two.load(config, 1, 2)
+    before = token(two.a, "ip", "10.0.0.1")
+    done = erasure.erase_value(two.a, "ip", "10.0.0.1", WHY)
+    assert done.erased.rows == {"ta.ip": 1, "tb.address": 1}  # type: ignore[union-attr]
+    assert before not in [*two.texts("ta", "ip"), *two.texts("tb", "address")]
+    assert before not in {token for token, _ in originals(two.database, two.a.keys.path)}
+    left = "; ".join(remainder.what for remainder in done.remains)
+    assert "column net of public.tb, which has the network of the address" in left
+
+
+def test_a_token_is_erased_from_every_table(two: Two) -> None:
+    for config in (two.a, two.b):
+        two.load(config, 1, 2)
+    before = token(two.a, "ip", "10.0.0.1")
+    done = erasure.erase_tokens(two.a, [before], WHY)
+    assert done.erased.rows == {"ta.ip": 1, "tb.address": 1}  # type: ignore[union-attr]
+    assert two.joined() == 1
+
+
+def test_a_subjects_original_stays_while_another_table_has_its_token(two: Two) -> None:
+    for config in (two.a, two.b):
+        two.load(config, 1, 2)
+    shared = token(two.a, "ip", "10.0.0.1")
+    done = erasure.erase_subject(two.a, "id", "u1", WHY)
+    assert done.erased.rows == {"ta.ip": 1}  # type: ignore[union-attr]
+    assert shared in two.texts("tb", "address")
+    assert shared in {token for token, _ in originals(two.database, two.a.keys.path)}
+    left = "; ".join(remainder.what for remainder in done.remains)
+    assert "rows of others have as well in public.tb" in left
+    assert "rows of the same person in public.tb, which were not looked at" in left
+    erasure.erase_subject(two.b, "id", "u1", WHY)
+    assert shared not in {token for token, _ in originals(two.database, two.a.keys.path)}
+
+
+def test_a_domain_of_another_pipeline_can_be_looked_up_and_erased(two: Two) -> None:
+    two.load(two.b, 1)
+    assert erasure.erase_value(two.a, "phone", "+49 1", WHY).erased.rows == {"tb.phone": 1}  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="no column has tokens of this domain") as caught:
+        desk.find(two.a, "x", domain="phone", reason="DSAR", ticket="INC-1")
+    assert "ip, net" in caught.value.hint
+    with pytest.raises(ConfigError, match="no column has tokens or sealed texts of this domain"):
+        erasure.erase_value(two.a, "canary", "canary", WHY)
+
+
+# --- P4: quarantine ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reject_is_retried_by_its_own_pipeline_only(two: Two) -> None:
+    wrong = '{"id": "u1", "ip": "10.0.0.1", "phone": 7.5}'
+    with Loader(two.b) as loader:
+        loader.load(wrong, '{"id": 7}')
+    with Loader(two.a) as loader:
+        loader.load('{"id": 8}')
+    assert [entry.pipeline for entry in app.quarantine_entries(two.a, Selection(), resolved=False, limit=9)] == [
+        "default"
+    ]
+    assert len(app.quarantine_entries(two.b, Selection(), resolved=False, limit=9)) == 2
+    before = two.database.execute(
+        "SELECT quarantine_id, reason, attempts FROM coatcheck.quarantine WHERE pipeline = 'b'"
+    )
+    app.quarantine_retry(two.a, Selection())
+    app.quarantine_retry(two.a, Selection(ids=(1, 2)))
+    assert two.database.count("ta") == 0
+    assert before == two.database.execute(
+        "SELECT quarantine_id, reason, attempts FROM coatcheck.quarantine WHERE pipeline = 'b'"
+    )
+    assert app.quarantine_discard(two.a, Selection()) == 1
+    assert app.quarantine_discard(two.b, Selection()) == 2
+
+
+def test_status_and_figures_are_of_one_pipeline(two: Two) -> None:
+    two.load(two.a, 1, 2, 3)
+    with Loader(two.b) as loader:
+        loader.load(body(1), '{"id": 7}')
+    with app.quarantine(two.a) as held:
+        assert (held.status()[0], held.status()[4]) == (3, {})
+    with app.quarantine(two.b) as held:
+        assert (held.status()[0], held.status()[4]) == (1, {"wrong_type": 1})
+    held_by = {
+        config.pipeline: {label: value for name, label, value in app.database_figures(config) if "quarantine" in name}
+        for config in (two.a, two.b)
+    }
+    assert (held_by["default"]["wrong_type"], held_by["b"]["wrong_type"]) == (0, 1)
+
+
+# --- P6, P7: one keyring, several databases; another keyring ----------------------------------------------------------
+
+
+@pytest.fixture
+def second(another_database: LoginDatabase, keyring: Path) -> Config:
+    config = named(another_database, keyring, "default", "ta", OF_A)
+    app.migrate(config)
+    return config
+
+
+def test_a_key_stays_in_the_keyring_until_every_database_has_let_it_go(two: Two, second: Config) -> None:
+    two.load(two.a, 1)
+    with Loader(second) as loader:
+        loader.load(body(1))
+    assert len(databases(two.a.keys.path).databases) == 2
+    rotation.rotate(two.a)
+    rotation.retokenize(two.a)
+    done = rotation.retire(two.a, "k1")
+    assert len(done.others) == 1
+    assert second.conninfo().split("dbname=")[-1].split()[0].strip("'") in done.others[0]
+    assert custody.loader_keys(two.a).kids == ("k2", "k1")
+    rotation.retokenize(second)
+    assert rotation.retire(second, "k1").others == ()
+    assert custody.loader_keys(two.a).kids == ("k2",)
+    with Loader(second) as loader:
+        loader.load(body(2))
+    two.load(two.a, 2)
+
+
+def test_a_database_that_is_gone_can_be_forgotten(two: Two, second: Config) -> None:
+    two.load(two.a, 1)
+    with Loader(second) as loader:
+        loader.load(body(1))
+    rotation.rotate(two.a)
+    rotation.retokenize(two.a)
+    [other] = rotation.retire(two.a, "k1").others
+    number = other.rpartition("(")[2].rstrip(")")
+    assert custody.forget_database(two.a, number)
+    assert not custody.forget_database(two.a, number)
+    assert rotation.retire(two.a, "k1").others == ()
+    assert custody.loader_keys(two.a).kids == ("k2",)
+    with pytest.raises(ConfigError, match="this keyring lacks k1, under which this database has tokens"):
+        app.registered(second, custody.loader_keys(second))
+
+
+def strange(config: Config, folder: Path) -> Config:
+    if not folder.exists():
+        create(folder, "tenant")
+    return config.model_copy(update={"keys": config.keys.model_copy(update={"path": folder})})
+
+
+def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_path: Path) -> None:
+    two.load(two.a, 1)
+    other = strange(two.a, tmp_path / "other")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
+    trail = two.database.count("coatcheck.audit")
+    told = "k1 of this keyring is another key than the k1 that this database knows"
+    assert told in {finding.what for finding in run_async(app.check(other)) if finding.level == "error"}
+    for attempt in (
+        lambda: run_async(app.status(other)),
+        lambda: desk.find(other, "10.0.0.1", domain="ip", reason="DSAR", ticket="INC-1"),
+        lambda: rotation.rotate(other),
+        lambda: app.quarantine_retry(other, Selection()),
+        lambda: app.registered(other, custody.loader_keys(other)),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            attempt()
+    with pytest.raises(ConfigError, match="does not know the seal key"):
+        rotation.rotate_seal(other)
+    with pytest.raises(ConfigError, match="this keyring does not have the database's k1"):
+        erasure.erase_value(other, "ip", "10.0.0.1", WHY)
+    with pytest.raises(CoatcheckError):
+        rotation.rewrap(other)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir() if path.name != ".lock"}
+    assert after == before
+    assert two.database.count("coatcheck.audit") == trail
+
+
+def test_a_swapped_seal_pair_is_seen_before_anything_is_sealed(two: Two, tmp_path: Path) -> None:
+    two.load(two.a, 1)
+    swapped = strange(two.a, tmp_path / "swapped")
+    shutil.copy(two.a.keys.path / "token-root.json", tmp_path / "swapped" / "token-root.json")
+    with pytest.raises(ConfigError, match="this database does not know the seal key"):
+        app.registered(swapped, custody.loader_keys(swapped))
+    assert any("does not know the seal key" in finding.what for finding in run_async(app.check(swapped)))
+    with pytest.raises(ConfigError, match="does not know the seal key"):
+        app.quarantine_retry(swapped, Selection())
+
+
+def test_a_seal_pair_that_was_rotated_is_known_and_the_old_one_can_go(two: Two) -> None:
+    two.load(two.a, 1)
+    done, wrapped = rotation.rotate_seal(two.a)
+    assert wrapped == 1
+    two.load(two.b, 2)
+    rotation.rewrap(two.a)
+    rotation.retire_seal(two.a, done.old_id)
+    states = two.database.execute("SELECT state FROM coatcheck.seal_key ORDER BY changed_at")
+    assert sorted(states) == [("in use",), ("retired",)]
+    assert len(originals(two.database, two.a.keys.path)) == 2
+
+
+def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_path: Path) -> None:
+    missing = two.a.model_copy(update={"keys": two.a.keys.model_copy(update={"path": tmp_path / "nowhere"})})
+    with pytest.raises(ConfigError, match="missing") as caught:
+        run_async(app.status(missing))
+    assert "keys init" in caught.value.hint, "nothing is loaded yet"
+    two.load(two.a, 1)
+    for attempt in (
+        lambda: run_async(app.status(missing)),
+        lambda: rotation.rotate(missing),
+        lambda: desk.find(missing, "10.0.0.1", domain="ip", reason="DSAR", ticket="INC-1"),
+        lambda: app.quarantine_retry(missing, Selection()),
+        lambda: erasure.erase_value(missing, "ip", "10.0.0.1", WHY),
+    ):
+        with pytest.raises(ConfigError, match="missing") as caught:
+            attempt()
+        assert "keys init" not in caught.value.hint
+        assert "k1" in caught.value.hint
+    findings = [finding for finding in run_async(app.check(missing)) if finding.component == "keys"]
+    assert findings
+    assert not any("keys init" in finding.hint for finding in findings)
+
+
+# --- epochs and forms -------------------------------------------------------------------------------------------------
+
+
+def keeping(config: Config, epochs: int, period: str = "quarter") -> Config:
+    vault = config.vault.model_copy(update={"keep_epochs": epochs, "epoch": period})
+    return config.model_copy(update={"vault": vault})
+
+
+def test_an_epoch_goes_when_no_pipeline_keeps_it(two: Two) -> None:
+    two.load(two.a, 1)
+    old = Epochs("quarter", clock=lambda: 1_600_000_000).now()
+    two.database.execute(f"UPDATE coatcheck.vault SET epoch = {old}")
+    a = keeping(two.a, 1)
+    app.migrate(a)
+    app.migrate(two.b)  # keeps all
+    done = maintenance.maintain(a, WHY)
+    assert done.epochs_erased == ()
+    assert any("the pipeline b keeps the epochs" in left.what for left in done.left)
+    app.migrate(keeping(two.b, 2, "year"))
+    assert maintenance.maintain(a, WHY).epochs_erased == (old,)
+
+
+def test_two_forms_of_one_domain_in_two_files_are_told_by_check(two: Two) -> None:
+    text = {"from": "e", "type": "text", "parse": "text", "mask": "token", "domain": "mail"}
+    c = named(two.database, two.a.keys.path, "c", "tc", {"e": text})
+    d = named(two.database, two.a.keys.path, "d", "td", {"e": text | {"casefold": True}})
+    for config in (c, d):
+        app.migrate(config)
+    with Loader(c) as loader:
+        loader.load('{"e": "Ada"}')
+    told = 'the canonical form of domain mail is "text/v1" under k1'
+    assert any(told in finding.what for finding in run_async(app.check(d)) if finding.level == "error")
+    with pytest.raises(ConfigError, match=told):
+        app.registered(d, custody.loader_keys(d))
