@@ -287,11 +287,11 @@ class Status:
 
 async def status(config: Config) -> Status:
     """Ask queue, database and keyring for the state of things. Raises CoatcheckError."""
-    keys = keyring.loader_keys(config)
-    keyring.hold(config, keys, every=False)
     async with sqs_client(config) as client:
         url = await client.queue_url(config.source.queue)
         attributes = await client.get_queue_attributes(url, ["All"])
+    keys = keyring.loader_keys(config)
+    keyring.hold(config, keys, every=False)
     with quarantine(config) as held:
         loaded, duplicates, newest, lag_s, reasons = held.status()
     names = {"visible": "", "in_flight": "NotVisible", "delayed": "Delayed"}

@@ -85,7 +85,17 @@ def test_by_token_as_json(erase: Erase, config: Config) -> None:
     text = token(config, "masked_ip", "10.0.0.2")
     found = erase(text, *TICKET, "--yes", "--json", "--reason", "LEGAL").json()
     remains = found.pop("remains")
-    assert found == {"erased": {"texts": 1, "entries": 1, "named": 0, "rows": {"masked_ip": 2}, "shared": 0, "late": 0}}
+    assert found == {
+        "erased": {
+            "texts": 1,
+            "entries": 1,
+            "named": 0,
+            "rows": {"masked_ip": 2},
+            "shared": 0,
+            "late": 0,
+            "shared_in": [],
+        }
+    }
     assert all(set(one) == {"what", "todo", "count"} for one in remains)
     assert {one["count"] for one in remains if "quarantined" in one["what"]} == {1}
 

@@ -65,7 +65,7 @@ class Erased:
     rows: dict[str, int] = field(default_factory=dict)
     shared: int = 0
     late: int = 0
-    shared_in: set[str] = field(default_factory=set)
+    shared_in: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, int]:
         """Return the counts that go on the audit trail."""
@@ -207,7 +207,7 @@ class Eraser:
                 gone |= page.gone
                 _add(done, page.done)
                 done.texts, done.shared = len(gone), len(met - gone)
-                done.shared_in |= page.shared_in
+                done.shared_in = tuple(sorted({*done.shared_in, *page.shared_in}))
                 self._progress(done)
             else:
                 done.late = page.rows

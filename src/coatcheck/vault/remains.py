@@ -99,7 +99,7 @@ def after_subject(
                 f"column {name}, whose mask has no tombstones, in {count:,} rows", "update these rows by hand", count
             )
     if done.shared:
-        where = f" in {', '.join(sorted(done.shared_in))}" if others and done.shared_in else ""
+        where = f" in {', '.join(done.shared_in)}" if others and done.shared_in else ""
         yield Remainder(
             f"{done.shared:,} tokens or networks that rows of others have as well{where}, there and in the vault",
             "erase the value itself, for all: --value",

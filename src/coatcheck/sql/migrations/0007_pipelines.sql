@@ -92,7 +92,7 @@ CREATE FUNCTION coatcheck.retire_seal_key(kek text) RETURNS void
 AS $$
 BEGIN
     IF EXISTS (SELECT FROM coatcheck.data_key AS k WHERE k.kek = retire_seal_key.kek) THEN
-        RAISE EXCEPTION 'data keys are wrapped by this key' USING ERRCODE = 'CC002';
+        RAISE EXCEPTION 'it still wraps data keys' USING ERRCODE = 'CC002';
     END IF;
     UPDATE coatcheck.seal_key AS s SET state = 'retired', changed_at = now() WHERE s.kek = retire_seal_key.kek;
 END
