@@ -181,8 +181,9 @@ def partitioning(config: Config) -> Partitioning | None:
 
 def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
     """Create or upgrade schema and target table; with `constrain` an existing table gets its masked columns' checks."""
-    return schema.migrate(
-        custody.dsn(config),
+    dsn = custody.dsn(config)
+    done = schema.migrate(
+        dsn,
         config.target.table,
         config.plan(),
         constrain=constrain,
@@ -195,6 +196,9 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
             keep_epochs=config.vault.keep_epochs,
         ),
     )
+    with connect(dsn) as connection:
+        keyring.note_if_possible(config, connection)
+    return done
 
 
 async def check(config: Config) -> list[Finding]:
@@ -228,6 +232,7 @@ def _hold(config: Config) -> None:
     keys = keyring.loader_keys(config)
     keyring.hold(config, keys, every=False)
     with connect(custody.dsn(config)) as connection:
+        keyring.note_if_possible(config, connection)
         other_forms(connection, keys.kid, custody.form_ids(config))
 
 

@@ -451,3 +451,17 @@ def test_two_forms_of_one_domain_in_two_files_are_told_by_check(two: Two) -> Non
     assert any(told in finding.what for finding in run_async(app.check(d)) if finding.level == "error")
     with pytest.raises(ConfigError, match=told):
         app.registered(d, custody.loader_keys(d))
+
+
+def test_a_keyring_knows_a_database_from_its_migration_on(two: Two, second: Config) -> None:
+    noted = databases(two.a.keys.path).databases
+    assert len({database.id for database in noted}) == 2
+    assert all(second.conninfo().split("password=")[-1] not in database.place for database in noted)
+
+
+def test_a_folder_without_a_keyring_stays_as_it_is(bare_database: LoginDatabase, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    app.migrate(named(bare_database, empty, "default", "ta", OF_A))
+    assert list(empty.iterdir()) == []
+    create(empty, "tenant")
