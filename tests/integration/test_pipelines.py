@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.fix_servers import LoginDatabase
+from tests.support.fix_servers import LoginDatabase, Queue
 from tests.support.vaults import Loader, configuration, originals, token
 
 from coatcheck import app, custody, desk, erasure, maintenance, rotation
@@ -339,15 +339,28 @@ def test_a_database_that_is_gone_can_be_forgotten(two: Two, second: Config) -> N
         app.registered(second, custody.loader_keys(second))
 
 
+@pytest.fixture
+def aws(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """A queue that `status` can ask, with the environment that leads there."""
+    values = {"ENDPOINT_URL": queue.endpoint, "REGION": "us-east-1", "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return queue
+
+
+def reading(config: Config, queue: Queue) -> Config:
+    return config.model_copy(update={"source": config.source.model_copy(update={"queue": queue.name})})
+
+
 def strange(config: Config, folder: Path) -> Config:
     if not folder.exists():
         create(folder, "tenant")
     return config.model_copy(update={"keys": config.keys.model_copy(update={"path": folder})})
 
 
-def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_path: Path) -> None:
+def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_path: Path, aws: Queue) -> None:
     two.load(two.a, 1)
-    other = strange(two.a, tmp_path / "other")
+    other = strange(reading(two.a, aws), tmp_path / "other")
     before = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
     trail = two.database.count("coatcheck.audit")
     told = "k1 of this keyring is another key than the k1 that this database knows"
@@ -395,8 +408,10 @@ def test_a_seal_pair_that_was_rotated_is_known_and_the_old_one_can_go(two: Two) 
     assert len(originals(two.database, two.a.keys.path)) == 2
 
 
-def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_path: Path) -> None:
-    missing = two.a.model_copy(update={"keys": two.a.keys.model_copy(update={"path": tmp_path / "nowhere"})})
+def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_path: Path, aws: Queue) -> None:
+    missing = reading(two.a, aws).model_copy(
+        update={"keys": two.a.keys.model_copy(update={"path": tmp_path / "nowhere"})}
+    )
     with pytest.raises(ConfigError, match="missing") as caught:
         run_async(app.status(missing))
     assert "keys init" in caught.value.hint, "nothing is loaded yet"
