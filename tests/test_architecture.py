@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     (
         "pipeline.decode",
+        "pipeline.document",
         "pipeline.validate",
         "pipeline.mask",
         "pipeline.keying",
@@ -40,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     "pipeline.decode",
+    "pipeline.document",
     "pipeline.validate",
     "pipeline.mask",
     "pipeline.keying",
