@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
-    ("config_shown", "custody"),
+    ("config_advice", "config_shown", "custody"),
     ("telemetry",),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("maintenance",),
