@@ -84,7 +84,7 @@ class Function:
     """What stays between invocations: an event loop, and a writer with its keys and connections."""
 
     def __init__(self, config: Config) -> None:
-        logs.configure(verbose=True, form=config.log.format, unattended=True)
+        logs.configure(verbose=True, form=config.log.format)
         logs.silence_others()
         say_started(config, workers=1)
         self._limits = config.batch
