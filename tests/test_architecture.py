@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config_load",),
     (
         "pipeline.decode",
+        "pipeline.document",
         "pipeline.validate",
         "pipeline.mask",
         "pipeline.keying",
@@ -28,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
-    ("config_shown", "custody"),
+    ("config_advice", "config_shown", "custody"),
     ("telemetry", "keyring"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
     ("maintenance",),
@@ -42,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     "pipeline.decode",
+    "pipeline.document",
     "pipeline.validate",
     "pipeline.mask",
     "pipeline.keying",

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coatcheck import custody, keyring, telemetry
+from coatcheck import config_advice, custody, keyring, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
@@ -54,6 +54,7 @@ def road(config: Config, keys: LoaderKeys, sealer: Sealer) -> Road:
         ledger_hash=custody.ledger_hashes(keys),
         sealer=sealer,
         ledger_key=config.ledger.key,
+        pipeline=config.pipeline,
         rotating=len(keys.kids) > 1,
     )
 
@@ -203,7 +204,7 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
 
 async def check(config: Config) -> list[Finding]:
     """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
-    findings = [*_weak_columns(config), *_who_can_reverse(config)]
+    findings = [*_weak_columns(config), *config_advice.findings(config), *_who_can_reverse(config)]
     with _as_finding(findings, "config"):
         telemetry.check(config)
     with _as_finding(findings, "keys"):

@@ -23,6 +23,7 @@ from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Batch, Message, size_of
 from coatcheck.sources.lambda_event import delivery
 from coatcheck.terminal import fail, internal_error
+from coatcheck.worker import say_started
 
 _log = logging.getLogger(__name__)
 _MARGIN, _MARGIN_LEAST_S, _MARGIN_MOST_S = 0.1, 1.0, 5.0
@@ -86,6 +87,7 @@ class Function:
     def __init__(self, config: Config) -> None:
         logs.configure(verbose=True, form=config.log.format)
         logs.silence_others()
+        say_started(config, workers=1)
         self._limits = config.batch
         one = config.target.model_copy(update={"connections": 1})  # one batch is written at a time
         config = config.model_copy(update={"target": one})

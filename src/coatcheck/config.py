@@ -79,8 +79,9 @@ class LedgerConfig(Section):
 
     key: str = Field(
         "message_id",
-        pattern=r"^(message_id|content|field:.+)$",
-        description="what makes a message the same: message_id, content, or field:NAME (a producer's event id)",
+        pattern=r"^(message_id|content|field:.*[^?\n]\??)$",
+        description="what makes a message the same: message_id, content, or field:NAME (a producer's event id), "
+        "without which a message is a reject; field:NAME? takes its message id instead",
     )
 
 

@@ -19,17 +19,26 @@ from coatcheck import app, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import INTERRUPTED, CoatcheckError
 from coatcheck.loop import in_thread, run_async
+from coatcheck.ops import logs
 from coatcheck.ops.endpoint import Endpoint
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.ports import Tracer
 from coatcheck.pipeline.runner import Runner
+from coatcheck.version import __version__
 
 _log = logging.getLogger(__name__)
 _FIRST_LOOK_S, _LOOK_S, _LOOK_IDLE_S = 3.0, 60.0, 600.0
 _COLLECT = (100_000, 20, 100)
 """When cycles are looked for. Messages, rows and batches hold none: the collector would only walk what is in flight,
 which costs 5 % at Python's own thresholds."""
+
+
+def say_started(config: Config, *, workers: int) -> None:
+    """Log which version starts, and what it loads from where; names only, no address and no secret."""
+    queue = config.source.queue.replace(":", "/").rsplit("/", 1)[-1]
+    names = {"pipeline": config.pipeline, "queue": queue, "table": config.target.table}
+    logs.announce(_log, "coatcheck is starting", version=__version__, workers=workers, **names)
 
 
 Tick = Callable[[Counts, Metrics], None]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,14 @@ class Keys:
         self.opener = Opener(LocalOpenerKeys.load(folder))
         tokenizer = Tokenizer(self.loader.token_root(), tenant="tenant", kid=self.loader.kid)
         hashes = ledger_hash(self.loader.ledger_root(), "tenant")
-        self.road = Road(columns=EVENTS, tokenizer=tokenizer, ledger_hash=hashes, sealer=self.sealer)
+        self.another_road = partial(
+            lambda ledger_key, **made_of: Road(ledger_key=ledger_key, **made_of),
+            columns=EVENTS,
+            tokenizer=tokenizer,
+            ledger_hash=hashes,
+            sealer=self.sealer,
+        )
+        self.road = self.another_road("message_id")
 
     def batch(self, *messages: Message) -> Batch:
         entries = [self.road.travel(message) for message in messages]
@@ -318,6 +326,69 @@ def test_many_operators_load_many_entries(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load_all, range(4)))
     assert sorted(database.names()) == sorted(f"message-{number}" for number in range(100))
+
+
+EVENT_BODY = '{"name": "late", "number": 7}'
+
+
+def by_number(keys: Keys) -> None:
+    """From now on the field `number` is the key, not a field that no message has."""
+    keys.road = keys.another_road("field:number")
+
+
+def without_a_key(database: Database, keys: Keys, *numbers: int) -> None:
+    """Have messages held as one holds them whose configuration misspells the key."""
+    keys.road = keys.another_road("field:numbr")
+    entries = keys.batch(*(arrived(number, EVENT_BODY) for number in numbers))
+    assert {entry.reject for entry in entries.rejected} == {Reject(Reason.NO_LEDGER_KEY, "numbr")}
+    assert write(postgres_sink(database), entries) == [Outcome(quarantined=len(numbers))]
+    assert write(postgres_sink(database), entries) == [Outcome(duplicates=len(numbers))], "a redelivery is held once"
+
+
+def test_a_retry_goes_through_the_ledger_with_the_key_that_the_row_has_now(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    """Held under its message id, for it had no other key; the configuration was mended since."""
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    [held] = quarantine.opened(EVERY)
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
+    assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(duplicates=1)]
+    assert database.names() == ["late"]
+
+
+def test_repeats_that_were_held_are_one_message_when_they_are_retried(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    without_a_key(database, keys, 1, 2, 3)
+    by_number(keys)
+    for place, held in enumerate(quarantine.opened(EVERY), 1):
+        assert quarantine.load(held, keys.batch(arrived(place, EVENT_BODY))) is None
+    assert database.names() == ["late"]
+    assert states(database) == [(1, "loaded"), (2, "loaded"), (3, "loaded")]
+
+
+def test_a_retry_of_what_has_come_again_meanwhile_adds_nothing(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(loaded=1)]
+    [held] = quarantine.opened(EVERY)
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
+
+
+def test_a_row_that_is_refused_leaves_no_ledger_entry(database: Database, quarantine: Quarantine, keys: Keys) -> None:
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    database.execute("ALTER TABLE events ADD CONSTRAINT small CHECK (number < 7)")
+    [held] = quarantine.opened(EVERY)
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) == "23514"
+    database.execute("ALTER TABLE events DROP CONSTRAINT small")
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert database.names() == ["late"]
 
 
 def test_loaded_messages_stay_known(database: Database, quarantine: Quarantine) -> None:

@@ -113,7 +113,11 @@ def test_what_is_away_is_told(command: Command, queue: Queue, login_database: Lo
     logged = [json.loads(line) for line in done.err.splitlines()]
     (outage, *_) = [entry for entry in logged if entry["message"] == "the database refuses a batch for now"]
     assert outage["coatcheck"] == {"messages": 10, "sqlstate": "08006"}
-    assert len(logged) <= 3, "what is said again and again is said once a while"
+    assert logged[0]["message"] == "coatcheck is starting"
+    (back,) = [entry for entry in logged if entry["message"] == "the database takes batches again"]
+    assert back["log.level"] == "notice"
+    assert 0 < back["coatcheck"]["seconds"] < 60
+    assert len(logged) <= 4, "what is said again and again is said once a while"
 
 
 def test_a_dead_worker_keeps_what_it_counted(

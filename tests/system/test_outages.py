@@ -263,7 +263,10 @@ def test_the_breaker(command: Command, queue: Queue, login_database: LoginDataba
     good = logins(100)
     queue.send([*good, *(BAD % number for number in range(400))])
     done = command("run", code=4)
-    said(done, "the breaker is open: 200 messages in a row were rejected", "nothing of this batch was acked; .*")
+    reasons = r"most often for missing_field 200 \(user_id 200\)"
+    said(done, f"the breaker is open: 200 messages in a row were rejected, {reasons}", "nothing of this batch was .*")
+    assert "quarantine list" not in done.err, "there is nothing in it"
+    assert command("quarantine", "list").out.count("\n") == 1
     assert login_database.figures() == (0, 0, 0)
     assert queue.depth() == (500, 0, 0)
     command.set(BREAKER__RUN=1000, BREAKER__RATIO=1, BATCH__SECONDS=0.2)

@@ -163,7 +163,7 @@ def checkpoint(context: click.Context, target: str | None, follow: bool) -> None
     """
     from coatcheck import trail
 
-    config = configuration(context)
+    config = configuration(context, unattended=follow)
     if follow:
         trail.follow(config, target, show=_show, wrote=_wrote, warn=terminal.warn)
         return

@@ -160,7 +160,11 @@ def migrate(context: click.Context, constrain: bool) -> None:
 @click.pass_context
 def run(context: click.Context, drain: bool, workers: int, as_json: bool, place: int | None) -> None:
     """Consume messages until stopped (SIGTERM or Ctrl-C: finish, release the rest, exit 0)."""
-    config = configuration(context)
+    from coatcheck.worker import say_started
+
+    config = configuration(context, unattended=True)
+    if place is None:
+        say_started(config, workers=workers)
     if place is not None:
         report = _reporter(with_metrics=config.watched)
         counts = _work(config, drain=drain, tick=report, tick_s=0.5, place=place)

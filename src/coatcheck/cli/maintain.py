@@ -29,7 +29,7 @@ def maintain(context: click.Context, reason: str, ticket: str | None, as_json: b
     from coatcheck.erasure import Why
     from coatcheck.maintenance import maintain as do
 
-    done = do(configuration(context), Why(reason, ticket) if ticket else None)
+    done = do(configuration(context, unattended=True), Why(reason, ticket) if ticket else None)
     if as_json:
         terminal.out_json(asdict(done))
     else:

@@ -19,11 +19,21 @@ from typing import Literal
 Format = Literal["text", "json"]
 _TRACED = {"trace_id": "trace.id", "span_id": "span.id"}
 _COUNTS = {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"}
-FIELDS = frozenset({"code", "error", "exit_code", "function", "message_id", "sqlstate", "worker", *_COUNTS, *_TRACED})
-"""What may stand beside a log's text: codes, counts, ids of ours and of SQS; never a field of a message."""
+_NAMES = {"hint", "pipeline", "queue", "reasons", "table", "version", "workers"}
+FIELDS = frozenset(
+    {"code", "error", "exit_code", "function", "message_id", "sqlstate", "worker", *_COUNTS, *_NAMES, *_TRACED}
+)
+"""What may stand beside a log's text: codes, counts, ids of ours and of SQS, names of the configuration, reject reasons
+and hints; never a field of a message."""
+
+NOTICE = 25
+"""The level of what is no trouble, and is said without --verbose: a dependency is back, a process starts."""
+logging.addLevelName(NOTICE, "NOTICE")
 
 _OTHERS = "coatcheck-others"
 _about: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
+_form: Format = "text"
+_only_json = False
 
 
 def about(ids: Mapping[str, str]) -> None:
@@ -63,7 +73,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
 
 
-_DISTINCT = sorted(FIELDS - _COUNTS - _TRACED.keys())
+_DISTINCT = sorted(FIELDS - _COUNTS - _NAMES - _TRACED.keys())
 
 
 class Repeats(logging.Filter):
@@ -75,8 +85,8 @@ class Repeats(logging.Filter):
         self._said: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is to be said; what is no warning, such as the sum of an invocation, always is."""
-        if record.levelno < logging.WARNING:
+        """Tell whether the record is to be said; information, such as the sum of an invocation, always is."""
+        if record.levelno < NOTICE:
             return True
         told = record.__dict__
         key = (record.name, record.msg, *(told.get(name) for name in _DISTINCT))
@@ -124,17 +134,20 @@ def _head(record: logging.LogRecord) -> str:
     return f"{when} {record.levelname.lower()}"
 
 
-def configure(*, verbose: bool = False, form: Format = "text") -> None:
-    """Send coatcheck's own logs to stderr, as text or JSON: warnings, with `verbose` information too.
+def configure(*, verbose: bool = False, form: Format = "text", unattended: bool = False) -> None:
+    """Send coatcheck's own logs to stderr, as text or JSON: notices and warnings, with `verbose` information too.
 
-    Other libraries stay silent; with `verbose` it is told that one has warned.
+    Other libraries stay silent; with `verbose` it is told that one has warned. With `unattended`, no person reads
+    stderr: if logs are JSON, `say` logs what would be printed there otherwise.
     """
+    global _form, _only_json
+    _form, _only_json = form, unattended and form == "json"
     logger = logging.getLogger("coatcheck")
     ours = _handler(JsonFormatter() if form == "json" else LineFormatter())
     ours.addFilter(Repeats())
     ours.addFilter(_About())
     logger.handlers[:] = [ours]
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.setLevel(logging.INFO if verbose else NOTICE)
     logger.propagate = False
     root = logging.getLogger()  # without a handler there, Python prints everybody's warnings as they are
     for before in [handler for handler in root.handlers if handler.name == _OTHERS]:
@@ -144,6 +157,18 @@ def configure(*, verbose: bool = False, form: Format = "text") -> None:
     others.setLevel(logging.WARNING)
     others.name = _OTHERS
     root.addHandler(others)
+
+
+def say(level: int, text: str, **fields: object) -> bool:
+    """Log a line meant for stderr if everything there is to be JSON; return whether it was logged."""
+    if _only_json:
+        logging.getLogger("coatcheck.terminal").log(level, text, extra=fields)
+    return _only_json
+
+
+def announce(logger: logging.Logger, text: str, **fields: object) -> None:
+    """Log that a process starts: always as JSON, which programs read, and with --verbose as text."""
+    logger.log(NOTICE if _form == "json" else logging.INFO, text, extra=fields)
 
 
 def silence_others() -> None:

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     TOO_DEEP = "too_deep"
     INVALID_TEXT = "invalid_text"
+    NO_FIELD_FOUND = "no_field_found"
+    NO_LEDGER_KEY = "no_ledger_key"
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"
     TOO_LONG = "too_long"
@@ -37,12 +39,14 @@ class Reason(StrEnum):
 REASONS: dict[Reason, str] = {
     Reason.NOT_JSON: "the body is no JSON text (RFC 8259)",
     Reason.NOT_AN_OBJECT: "the body is JSON, but no object",
-    Reason.TOO_DEEP: "the body nests deeper than the decoder follows",
+    Reason.TOO_DEEP: "the body nests deeper than the decoder follows, or a jsonb field deeper than 500 levels",
     Reason.INVALID_TEXT: "a text holds a NUL, a lone surrogate, or over 64 combining marks in a row",
+    Reason.NO_FIELD_FOUND: "the message has no field of any column: it is of another type, or `from` is misspelled",
+    Reason.NO_LEDGER_KEY: "the field that `[ledger] key` names is absent, null, empty, or no text or whole number",
     Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
     Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
-    Reason.TOO_LONG: "a text is longer than its column",
-    Reason.OUT_OF_RANGE: "a number does not fit its column",
+    Reason.TOO_LONG: "a text is longer than its column, or a jsonb field longer than 32 MiB",
+    Reason.OUT_OF_RANGE: "a number does not fit its column, or in a jsonb field, has more than 1,000 digits",
     Reason.EMPTY_VALUE: "a required or masked value is empty: one token for all of them would join strangers",
     Reason.NOT_AN_IP: 'a field with parse = "ip" is no IPv4 or IPv6 address',
     Reason.NOT_A_VERSION: 'a field with parse = "version" is not major.minor[.patch] with parts up to 999',
@@ -92,7 +96,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """Why a message cannot be loaded: a reason, and the column or SQLSTATE it is about; never the value."""
+    """Why a message cannot be loaded: a reason, and the column, field or SQLSTATE it is about; never the value."""
 
     reason: Reason
     detail: str = ""

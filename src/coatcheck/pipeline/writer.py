@@ -64,7 +64,7 @@ class Writer:
                 self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
                 batch.trace.event("rejected", reason=refused.reject.reason.value)
             for entry in entries:
-                self._breaker.observe(rejected=isinstance(entry, Rejected))
+                self._breaker.observe(entry.reject if isinstance(entry, Rejected) else None)
         else:
             self._breaker.passed(len(entries))
 
@@ -82,7 +82,7 @@ class Writer:
         self.counts.loaded += outcome.loaded
         self.counts.rejected += outcome.quarantined
         self.counts.duplicates += outcome.duplicates
-        self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
+        self._breaker.written(loaded=outcome.loaded, refused=[code for _, code in outcome.refused])
         if outcome.refused:
             await self._sealer.ready(len(outcome.refused))
             self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)

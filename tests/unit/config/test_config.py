@@ -410,8 +410,8 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("breaker.run", [1], [0]),
     ("run.drain_seconds", [0, 600], [-1]),
     ("run.give_up_seconds", [0, 600], [-1]),
-    ("ledger.key", ["message_id", "content", "field:a", "field:a.b"],
-     ["", "message", "field:", "field", "contents", "field:a\n"]),
+    ("ledger.key", ["message_id", "content", "field:a", "field:a.b", "field:a?", "field:a.b?", "field:?a"],
+     ["", "message", "field:", "field", "contents", "field:a\n", "field:?", "field:??", "field:a??", "field:\n?"]),
     ("keys.provider", ["local"], ["kms", ""]),
 ]  # fmt: skip
 

@@ -104,8 +104,12 @@ Show = Callable[[object], str]
 SHOWS: list[Show] = [repr, str, "{}".format, "{!r:>9}".format, ascii, pretty_repr, lambda value: f"%s {value}"]
 
 
+ELSEWHERE = {Reason.NO_FIELD_FOUND, Reason.NO_LEDGER_KEY}
+"""No message of this road can end in these, for a column is required, and its key is the message id: `test_road.py`."""
+
+
 def test_there_is_a_message_for_every_reason() -> None:
-    assert set(BODIES) == set(Reason)
+    assert set(BODIES) | ELSEWHERE == set(Reason)
 
 
 def clean(text: str) -> None:
@@ -250,7 +254,7 @@ def test_neither_errors_nor_logs_show_a_message(
         clean(LineFormatter().format(record))
     for entry in (*sink.rows, *sink.quarantine):
         silent(entry)
-    assert fault or {entry.reject.reason for entry in sink.quarantine} == set(Reason)
+    assert fault or {entry.reject.reason for entry in sink.quarantine} == set(BODIES)
     assert fault or not sink.rows
 
 

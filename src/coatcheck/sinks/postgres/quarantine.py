@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row
@@ -116,16 +117,19 @@ class Quarantine:
     def load(self, held: Held, batch: Batch) -> str | None:
         """Insert the one row of `batch` with what the vault keeps of it, and mark the entry loaded, once.
 
-        Returns None, or the SQLSTATE of a refused row.
+        A row whose key the ledger knows by now adds nothing. Returns None, or the SQLSTATE of a refused row.
         """
-        values = batch.rows[0].values
+        row = batch.rows[0]
         parameters: dict[str, Any] = {
             "request": self._request,
             "quarantine_id": held.quarantine_id,
             "kid": self._kid,
+            "key": UUID(bytes=row.key),
+            "slot": row.slot,
+            "known": row.key == held.key,
         } | vault_lists(batch)
         parameters |= {
-            f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
+            f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, row.values, strict=True))
         }
         try:
             self._connection.execute(self._load, parameters)

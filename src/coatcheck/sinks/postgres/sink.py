@@ -21,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 from coatcheck.errors import UnreachableError
+from coatcheck.ops.logs import NOTICE
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
@@ -172,6 +173,7 @@ class PostgresSink:
         for _ in range(connections):
             self._idle.put_nowait(None)
         self._connections: set[psycopg.AsyncConnection[Any]] = set()
+        self._away_since: float | None = None
         self._keeps, self._upkeep_at = upkeep, time.monotonic() + _UPKEEP_EVERY_S
 
     async def open(self) -> None:
@@ -260,15 +262,18 @@ class PostgresSink:
         try:
             async with asyncio.timeout(self._give_up or None):
                 while True:
+                    began = time.monotonic()
                     try:
-                        answer = await self._patient_attempt(parameters)
+                        answer = await self._patient_attempt(parameters, began)
                     except psycopg.Error as error:
                         code = _passing(error)
                     else:
                         self._metrics.set("coatcheck_up", 1, "database")
+                        self._say_back(began)
                         age_s = time.time() - parameters["oldest_ms"] / 1000
                         self._metrics.set("coatcheck_oldest_message_age_seconds", max(0.0, age_s))
                         return answer
+                    self._away_since = self._away_since or time.monotonic()
                     self._metrics.set("coatcheck_up", 0, "database")
                     self._metrics.add("coatcheck_database_errors_total", 1, code)
                     batch.trace.event("again", sqlstate=code)
@@ -286,13 +291,21 @@ class PostgresSink:
                 hint="nothing is lost: the messages come back; is PostgreSQL up?",
             ) from None
 
-    async def _patient_attempt(self, parameters: dict[str, Any]) -> tuple[int, ...]:
+    def _say_back(self, began: float) -> None:
+        """Log once that an outage is over, when an attempt has succeeded that was not under way before it."""
+        if self._away_since is not None and began >= self._away_since:
+            seconds = round(time.monotonic() - self._away_since, 1)
+            self._away_since = None
+            _log.log(NOTICE, "the database takes batches again", extra={"seconds": seconds})
+
+    async def _patient_attempt(self, parameters: dict[str, Any], began: float) -> tuple[int, ...]:
         """Attempt the write; say so now and then if the database does not answer."""
         attempt = asyncio.ensure_future(self._attempt(self._statement, parameters))
         waited = 0.0
         try:
             while not (await asyncio.wait({attempt}, timeout=_SLOW_S))[0]:
                 waited += _SLOW_S
+                self._away_since = self._away_since or began
                 _log.warning("the database has not answered a batch yet", extra={"seconds": waited})
             return attempt.result()
         finally:
