@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config_advice", "config_shown", "custody"),
     ("telemetry", "keyring"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
-    ("maintenance",),
+    ("check", "maintenance"),
     ("worker", "supervisor", "terminal"),
     ("aws_lambda",),
     ("demo.*",),

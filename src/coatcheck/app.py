@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-from coatcheck import config_advice, custody, keyring, telemetry
+from coatcheck import config_advice, custody, keyring
 from coatcheck.config import Config
-from coatcheck.errors import CoatcheckError, ConfigError, Finding
+from coatcheck.errors import ConfigError
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
 from coatcheck.keys.forms import parse_form
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.columns import Mask, Parse
 from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
 from coatcheck.pipeline.ports import Tracer, untraced
 from coatcheck.pipeline.road import Road
@@ -33,11 +31,10 @@ from coatcheck.sources import sqs_queue
 from coatcheck.sources.aws import resolve
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
-from coatcheck.sql import newest
-from coatcheck.sql.connection import connect, is_verified, translated
+from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline, held_against
 from coatcheck.vault.epochs import Epochs
-from coatcheck.vault.register import other_forms, register
+from coatcheck.vault.register import register
 from coatcheck.vault.store import VaultStore
 
 _log = logging.getLogger(__name__)
@@ -123,7 +120,7 @@ def writer(
     dsn, columns = custody.dsn(config), config.plan()
     schema.verify(dsn, config.target.table, columns, config.pipeline)
     there = registered(config, keys)
-    for finding in _weak_columns(config):
+    for finding in config_advice.weak_columns(config):
         _log.warning(finding.what)
     sink = PostgresSink(
         dsn=dsn,
@@ -200,82 +197,6 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
     with connect(dsn) as connection:
         keyring.note_if_possible(config, connection)
     return done
-
-
-async def check(config: Config) -> list[Finding]:
-    """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
-    findings = [*_weak_columns(config), *config_advice.findings(config), *_who_can_reverse(config)]
-    with _as_finding(findings, "config"):
-        telemetry.check(config)
-    with _as_finding(findings, "keys"):
-        findings += [replace(finding, hint=keyring.hint(config, finding.hint)) for finding in custody.inspect(config)]
-        if not any(finding.component == "keys" and finding.level == "error" for finding in findings):
-            _hold(config)
-    with _as_finding(findings, "queue"):
-        async with sqs_client(config) as client:
-            state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)
-            findings += state.findings
-    with _as_finding(findings, "database"):
-        if not is_verified(custody.dsn(config)):
-            what = "the database's server need not prove who it is (sslmode)"
-            hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
-            findings.append(Finding("database", "advice", what, hint))
-        findings += schema.inspect(
-            custody.dsn(config), config.target.table, config.plan(), partitioning(config), config.pipeline
-        ).findings
-    return findings
-
-
-def _hold(config: Config) -> None:
-    """Hold keyring and canonical forms against a database that has been migrated. Raises CoatcheckError."""
-    if schema.version(custody.dsn(config)) != newest():
-        return  # that is a finding about the database
-    keys = keyring.loader_keys(config)
-    keyring.hold(config, keys, every=False)
-    with connect(custody.dsn(config)) as connection:
-        keyring.note_if_possible(config, connection)
-        other_forms(connection, keys.kid, custody.form_ids(config))
-
-
-def _weak_columns(config: Config) -> Iterator[Finding]:
-    for column in config.plan():
-        if column.mask is Mask.SHA256_INSECURE:
-            what = f"column {column.name} holds unkeyed hashes: anyone can reverse them by enumeration"
-            yield Finding("config", "advice", what, 'use mask = "token"')
-        elif column.mask is Mask.KEEP and column.parse is Parse.IP:
-            what = f"column {column.name} keeps IP addresses in clear"
-            yield Finding("config", "advice", what, "give it a domain to mask it")
-
-
-_REVERSED = {
-    Mask.TOKEN: "tokens; nobody gets an original back, but who holds the token root finds short values by enumeration",
-    Mask.SEAL: "sealed text; who holds the token root, every loader among them, opens it",
-    Mask.SUBNET: "tokens of networks; who holds the token root finds the network, never the address",
-    Mask.IPCRYPT_PFX: "addresses that keep their neighbourhood; who holds the token root decrypts them, and a few "
-    "known addresses unmask the networks they are in",
-    Mask.REDACT: "one word for every value; nobody gets an original back",
-    Mask.SHA256_INSECURE: "unkeyed hashes; anyone finds the original by enumeration",
-}
-
-
-def _who_can_reverse(config: Config) -> Iterator[Finding]:
-    for column in config.plan():
-        text = _REVERSED.get(column.mask)
-        if column.vault:
-            text = (
-                "tokens; the vault's private key opens the original, and who holds the token root finds short values "
-                "by enumeration"
-            )
-        if text:
-            yield Finding("config", "note", f"column {column.name} holds {text}")
-
-
-@contextmanager
-def _as_finding(findings: list[Finding], component: Any) -> Iterator[None]:
-    try:
-        yield
-    except CoatcheckError as error:
-        findings.append(Finding(component, "error", error.message, error.hint))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from tests.support.fix_servers import LoginDatabase, Queue
 from tests.support.vaults import Loader, configuration, originals, token
 
 from coatcheck import app, custody, desk, erasure, maintenance, rotation
+from coatcheck.check import check
 from coatcheck.config import Config
 from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
@@ -157,7 +158,7 @@ def test_a_pipeline_that_is_not_registered_does_not_load(two: Two) -> None:
         with pytest.raises(ConfigError, match=told) as caught:
             app.registered(config, custody.loader_keys(config))
         assert "coatcheck migrate" in caught.value.hint
-        findings = run_async(app.check(config))
+        findings = run_async(check(config))
         assert any(told in finding.what for finding in findings if finding.level == "error")
 
 
@@ -364,7 +365,7 @@ def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_pat
     before = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
     trail = two.database.count("coatcheck.audit")
     told = "k1 of this keyring is another key than the k1 that this database knows"
-    assert told in {finding.what for finding in run_async(app.check(other)) if finding.level == "error"}
+    assert told in {finding.what for finding in run_async(check(other)) if finding.level == "error"}
     for attempt in (
         lambda: run_async(app.status(other)),
         lambda: desk.find(other, "10.0.0.1", domain="ip", reason="DSAR", ticket="INC-1"),
@@ -391,7 +392,7 @@ def test_a_swapped_seal_pair_is_seen_before_anything_is_sealed(two: Two, tmp_pat
     shutil.copy(two.a.keys.path / "token-root.json", tmp_path / "swapped" / "token-root.json")
     with pytest.raises(ConfigError, match="this database does not know the seal key"):
         app.registered(swapped, custody.loader_keys(swapped))
-    assert any("does not know the seal key" in finding.what for finding in run_async(app.check(swapped)))
+    assert any("does not know the seal key" in finding.what for finding in run_async(check(swapped)))
     with pytest.raises(ConfigError, match="does not know the seal key"):
         app.quarantine_retry(swapped, Selection())
 
@@ -427,7 +428,7 @@ def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_
             attempt()
         assert "keys init" not in caught.value.hint
         assert "k1" in caught.value.hint
-    findings = [finding for finding in run_async(app.check(missing)) if finding.component == "keys"]
+    findings = [finding for finding in run_async(check(missing)) if finding.component == "keys"]
     assert findings
     assert not any("keys init" in finding.hint for finding in findings)
 
@@ -463,7 +464,7 @@ def test_two_forms_of_one_domain_in_two_files_are_told_by_check(two: Two) -> Non
     with Loader(c) as loader:
         loader.load('{"e": "Ada"}')
     told = 'the canonical form of domain mail is "text/v1" under k1'
-    assert any(told in finding.what for finding in run_async(app.check(d)) if finding.level == "error")
+    assert any(told in finding.what for finding in run_async(check(d)) if finding.level == "error")
     with pytest.raises(ConfigError, match=told):
         app.registered(d, custody.loader_keys(d))
 

@@ -99,10 +99,10 @@ def check(context: click.Context, as_json: bool) -> None:
     """Verify configuration, keys, queue, database, schema and privileges; report everything at once."""
     from dataclasses import asdict
 
-    from coatcheck import app
+    from coatcheck.check import check as look
     from coatcheck.loop import run_async
 
-    findings = run_async(app.check(configuration(context)))
+    findings = run_async(look(configuration(context)))
     errors = [finding for finding in findings if finding.level == "error"]
     if as_json:
         terminal.out_json([asdict(finding) for finding in findings])
