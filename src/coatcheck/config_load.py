@@ -103,9 +103,15 @@ def load_shared(option: str | None = None, pipeline: str | None = None) -> Confi
 
     Raises ConfigError: as `load_all`; the pipelines use several databases, and none is named.
     """
-    configs = load_all(option)
-    if pipeline or os.environ.get(PIPELINE_VARIABLE) or len({config.conninfo() for config in configs}) > 1:
+    if pipeline or os.environ.get(PIPELINE_VARIABLE):
         return load(option, pipeline)
+    configs = load_all(option)
+    if len({config.conninfo() for config in configs}) > 1:
+        raise ConfigError(
+            "the configuration has several pipelines on several databases",
+            hint=f"name one that uses the database that is meant: {PIPELINE_VARIABLE}="
+            f"{configs[0].pipeline}, for example",
+        )
     return configs[0]
 
 

@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def a_supervisor(
     script: str, *, drain: bool, tick: Callable[[Counts], None] = lambda _: None
 ) -> supervisor._Supervisor:
-    made = supervisor._Supervisor([], drain=drain, tick=tick)
+    made = supervisor._Supervisor("logins", [], drain=drain, tick=tick)
     made._command = [sys.executable, "-c", script]
     return made
 
@@ -127,7 +127,7 @@ def test_whoever_ends_without_being_told_is_started_again(code: int, caplog: pyt
 
     def tick(counts: Counts) -> None:
         if counts.loaded >= 15:
-            made._stop()
+            made.stop()
 
     made = a_supervisor(f"print('''{LINE}'''); raise SystemExit({code})", drain=False, tick=tick)
     assert work_of(made).loaded == 15

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import configurations, shared
 from coatcheck.cli.sections import Sections
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def init(context: click.Context, tenant: str) -> None:
     Never overwrites. The local private key is encrypted with COATCHECK_KEYS__PASSPHRASE, or else stored in clear, with
     a warning.
     """
-    announce(configuration(context), tenant)
+    announce(configurations(context)[0], tenant)  # one keyring for all of them, whatever their databases
 
 
 @keys.command("list")
@@ -58,7 +58,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     """List key ids, kinds, ages and fingerprints."""
     from coatcheck import custody
 
-    rows = custody.list_keys(configuration(context))
+    rows = custody.list_keys(configurations(context)[0])
     if as_json:
         fields = ("kid", "kind", "created", "fingerprint", "active")
         terminal.out_json([{name: getattr(row, name) for name in fields} | {"path": str(row.path)} for row in rows])
@@ -77,7 +77,7 @@ def rotate(context: click.Context) -> None:
     """
     from coatcheck import rotation
 
-    done = rotation.rotate(configuration(context))
+    done = rotation.rotate(shared(context))
     terminal.out(f"{done.new} is the active token key, {done.old} retires")
     terminal.out(f"until then groups and joins are whole in the view {done.view}")
     for name in done.without_vault:
@@ -99,7 +99,7 @@ def retokenize(context: click.Context) -> None:
         def tick(done: Retokenized) -> None:
             show(done.entries + done.rows, f"{done.entries:,} entries, {done.rows:,} rows")
 
-        done = rotation.retokenize(configuration(context), tick)
+        done = rotation.retokenize(shared(context), tick)
     terminal.out(f"{done.entries:,} vault entries and {done.rows:,} rows are under the active key now")
     if done.mismatched:
         terminal.warn(
@@ -120,7 +120,7 @@ def retire(context: click.Context, kid: str) -> None:
     """Remove a token key for good. Refused while any of its tokens is left; a loader that still has it is shut out."""
     from coatcheck import rotation
 
-    rotation.retire(configuration(context), kid)
+    rotation.retire(shared(context), kid)
     terminal.out(f"{kid} is retired: no token of it is left, and none can be written")
 
 
@@ -130,7 +130,7 @@ def rotate_seal(context: click.Context) -> None:
     """Put a new seal pair in place of the one in use, and wrap all data keys anew. Tokens are not touched."""
     from coatcheck import custody, rotation
 
-    config = configuration(context)
+    config = shared(context)
     done = custody.rotate_seal(config)
     for path in done.files:
         terminal.out(f"wrote {path}")
@@ -150,7 +150,7 @@ def rewrap(context: click.Context) -> None:
     from coatcheck import rotation
 
     with terminal.progress("wrapping") as show:
-        done = rotation.rewrap(configuration(context), lambda count: show(count, f"{count:,} data keys"))
+        done = rotation.rewrap(shared(context), lambda count: show(count, f"{count:,} data keys"))
     terminal.out(f"wrapped {done:,} data keys anew")
 
 
@@ -161,5 +161,5 @@ def retire_seal(context: click.Context, key_id: str) -> None:
     """Delete the private half of an older seal pair. Refused while a data key is wrapped under it."""
     from coatcheck import rotation
 
-    rotation.retire_seal(configuration(context), key_id)
+    rotation.retire_seal(shared(context), key_id)
     terminal.out(f"seal key {key_id} is gone")
