@@ -122,7 +122,10 @@ def select(configs: Sequence[Config], names: Sequence[str]) -> tuple[Config, ...
     """
     there = [config.pipeline for config in configs]
     if unknown := [name for name in names if name not in there]:
-        raise ConfigError(f"the configuration has no pipeline {', '.join(unknown)}", hint=f"it has {', '.join(there)}")
+        raise ConfigError(
+            f"the configuration has no pipeline {', '.join(unknown)}",
+            hint=f"it has {', '.join(there)}: see `coatcheck config show`",
+        )
     return tuple(config for config in configs if not names or config.pipeline in names)
 
 
