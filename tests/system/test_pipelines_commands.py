@@ -42,10 +42,12 @@ def two(  # noqa: PLR0917 - each is a server, or what is on one
     bare_database: LoginDatabase,
     keyring: Path,
 ) -> Alone:
-    """The command with a file of two pipelines: `logins` into `login_database`, `orders` into `bare_database`."""
-    file = FILE.format(logins=queue.name, orders=second.name, one=login_database.dsn, other=bare_database.dsn)
+    """The command with a file of two pipelines: `logins` into a migrated database, `orders` into an empty one."""
+    login_database.execute("DROP SCHEMA coatcheck CASCADE; DROP TABLE user_logins")
+    file = FILE.format(logins=queue.name, orders=second.name, one=bare_database.dsn, other=login_database.dsn)
     (alone.folder / "coatcheck.toml").write_text(file)
     alone.environment |= {"AWS_ENDPOINT_URL": queue.endpoint, "COATCHECK_KEYS__PATH": str(keyring)}
+    alone("migrate", "logins")
     return alone
 
 

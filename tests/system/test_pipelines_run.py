@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.support.canaries import canary, nowhere
 from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins, new_queue
 from tests.support.process import Command, wait_until
 
@@ -51,10 +52,11 @@ def second(sqs: SqsServer) -> Iterator[Queue]:
 
 
 @pytest.fixture
-def pair(command: Command, queue: Queue, second: Queue) -> Command:
+def pair(command: Command, queue: Queue, second: Queue, bare_database: LoginDatabase) -> Command:
     """The command with a file of two pipelines, `logins` on `queue` and `orders` on `second`, migrated."""
     (command.folder / "coatcheck.toml").write_text(FILE.format(logins=queue.name, orders=second.name))
     del command.environment["COATCHECK_SOURCE__QUEUE"]
+    command.environment["DATABASE_URL"] = bare_database.dsn
     command("migrate")
     return command
 
@@ -86,7 +88,7 @@ def figure(ask: Ask, name: str, pipeline: str, more: str = "") -> float | None:
     return float(found[1]) if found else None
 
 
-def test_all_pipelines_of_a_file(pair: Command, queue: Queue, second: Queue, login_database: LoginDatabase) -> None:
+def test_all_pipelines_of_a_file(pair: Command, queue: Queue, second: Queue, bare_database: LoginDatabase) -> None:
     queue.send([*logins(30), BAD % 1])
     second.send(orders(12))
     done = pair("run", "--drain", "--json").json()
@@ -98,29 +100,31 @@ def test_all_pipelines_of_a_file(pair: Command, queue: Queue, second: Queue, log
         "orders": (12, 0),
     }
     assert all(0 < each["seconds"] <= done["seconds"] for each in done["pipelines"].values())
-    assert (login_database.rows(), login_database.count("orders")) == (30, 12)
+    assert (bare_database.rows(), bare_database.count("orders")) == (30, 12)
     lines = pair("run", "--drain", "--workers", "2").out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["logins: 0 received", "orders: 0 received"]
 
 
-def test_one_pipeline_by_name(pair: Command, queue: Queue, second: Queue, login_database: LoginDatabase) -> None:
+def test_one_pipeline_by_name(pair: Command, queue: Queue, second: Queue, bare_database: LoginDatabase) -> None:
     queue.send(logins(3))
     second.send(orders(4))
     done = pair("run", "orders", "--drain", "--json").json()
     assert (done["loaded"], {name: each["loaded"] for name, each in done["pipelines"].items()}) == (4, {"orders": 4})
-    assert (login_database.rows(), login_database.count("orders")) == (0, 4)
+    assert (bare_database.rows(), bare_database.count("orders")) == (0, 4)
     assert pair("run", "--drain", COATCHECK_PIPELINE="logins").out.startswith("logins: 3 received, 3 loaded")
     assert "no pipeline returns" in pair("run", "returns", code=2).err
 
 
 def test_a_drain_goes_on_without_the_one_whose_breaker_opens(
-    pair: Command, queue: Queue, second: Queue, login_database: LoginDatabase
+    pair: Command, queue: Queue, second: Queue, bare_database: LoginDatabase
 ) -> None:
+    word = canary()
     queue.send(logins(300))
-    second.send(BAD % number for number in range(100))
-    done = pair("run", "--drain", "--json", code=4)
+    second.send(BAD.replace("heartbeat", word) % number for number in range(100))
+    done = pair("-v", "run", "--drain", "--json", code=4)
+    nowhere({word}, {"stdout": done.out, "stderr": done.err})
     counts = done.json()
-    assert (counts["pipelines"]["logins"]["loaded"], counts["loaded"], login_database.rows()) == (300, 300, 300)
+    assert (counts["pipelines"]["logins"]["loaded"], counts["loaded"], bare_database.rows()) == (300, 300, 300)
     assert "coatcheck: error: pipeline orders: the breaker is open: 20 messages in a row were rejected" in done.err
     assert "error: a pipeline has ended and is not started again (exit_code=4 pipeline=orders)" in done.err
     assert "coatcheck: error: pipeline orders: worker 0 has stopped with exit code 4" in done.err
@@ -129,7 +133,7 @@ def test_a_drain_goes_on_without_the_one_whose_breaker_opens(
 
 
 def test_one_that_has_ended_is_told_and_the_other_goes_on(
-    pair: Command, queue: Queue, second: Queue, login_database: LoginDatabase, ask: Ask
+    pair: Command, queue: Queue, second: Queue, bare_database: LoginDatabase, ask: Ask
 ) -> None:
     pair.set(LOG__FORMAT="json")
     running = pair.start("run", "--workers", "2")
@@ -146,7 +150,7 @@ def test_one_that_has_ended_is_told_and_the_other_goes_on(
     assert len(pair.workers(running)) == 2
     queue.send(logins(50))
     wait_until(lambda: figure(ask, "coatcheck_messages_acked_total", "logins") == 50, "the other one goes on")
-    assert login_database.rows() == 50
+    assert bare_database.rows() == 50
     running.signal(signal.SIGTERM)
     done = running.wait()
     assert done.code == 0
@@ -155,8 +159,8 @@ def test_one_that_has_ended_is_told_and_the_other_goes_on(
     assert (entry["log.level"], entry["coatcheck"]) == ("error", {"exit_code": 4, "pipeline": "orders"})
 
 
-def test_when_all_have_ended_so_does_the_command(pair: Command, login_database: LoginDatabase) -> None:
-    login_database.execute("DROP TABLE orders; DROP TABLE user_logins")
+def test_when_all_have_ended_so_does_the_command(pair: Command, bare_database: LoginDatabase) -> None:
+    bare_database.execute("DROP TABLE orders; DROP TABLE user_logins")
     done = pair("run", code=2)
     for name, table in (("logins", "user_logins"), ("orders", "orders")):
         assert f"coatcheck: error: pipeline {name}: the target table {table} is missing" in done.err
@@ -208,11 +212,11 @@ def test_json_logs_of_a_worker_name_its_pipeline(pair: Command) -> None:
 
 
 def test_a_drain_ends_with_the_code_of_the_first_that_ended(
-    pair: Command, second: Queue, login_database: LoginDatabase
+    pair: Command, second: Queue, bare_database: LoginDatabase
 ) -> None:
     """One has no table and ends at its start; the other's breaker opens later."""
     second.send(BAD % number for number in range(100))
-    login_database.execute("DROP TABLE user_logins")
+    bare_database.execute("DROP TABLE user_logins")
     done = pair("run", "--drain", code=2)
     assert "pipeline logins: the target table user_logins is missing" in done.err
     assert "pipeline orders: the breaker is open" in done.err
