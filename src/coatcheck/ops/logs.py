@@ -19,9 +19,22 @@ from typing import Literal
 Format = Literal["text", "json"]
 _TRACED = {"trace_id": "trace.id", "span_id": "span.id"}
 _COUNTS = {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"}
-_NAMES = {"hint", "pipeline", "queue", "reasons", "table", "version", "workers"}
+_PIPELINE = "pipeline"
+_NAMES = {"hint", "queue", "reasons", "table", "version", "workers"}
 FIELDS = frozenset(
-    {"code", "error", "exit_code", "function", "message_id", "sqlstate", "worker", *_COUNTS, *_NAMES, *_TRACED}
+    {
+        "code",
+        "error",
+        "exit_code",
+        "function",
+        "message_id",
+        _PIPELINE,
+        "sqlstate",
+        "worker",
+        *_COUNTS,
+        *_NAMES,
+        *_TRACED,
+    }
 )
 """What may stand beside a log's text: codes, counts, ids of ours and of SQS, names of the configuration, reject reasons
 and hints; never a field of a message."""
@@ -42,11 +55,18 @@ def about(ids: Mapping[str, str]) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """`2026-11-23T10:00:00Z warning: text (name=value ...)`; neither exception texts nor unknown fields."""
+    """`2026-11-23T10:00:00Z warning: text (name=value ...)`; neither exception texts nor unknown fields.
+
+    The pipeline is named only where there are `several`.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
+        super().__init__()
+        self._fields = FIELDS if several else FIELDS - {_PIPELINE}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = " ".join(f"{name}={record.__dict__[name]}" for name in sorted(FIELDS & record.__dict__.keys()))
+        fields = " ".join(f"{name}={record.__dict__[name]}" for name in sorted(self._fields & record.__dict__.keys()))
         text = f"{_head(record)}: {record.getMessage()}"
         return f"{text} ({fields})" if fields else text
 
@@ -101,32 +121,44 @@ class Repeats(logging.Filter):
 
 
 class _About(logging.Filter):
-    """Adds the ids of the trace that a record belongs to."""
+    """Adds the ids of the trace that a record belongs to, and the pipeline, unless the record names one itself."""
+
+    pipeline = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.__dict__.update(_about.get() or {})
+        if self.pipeline:
+            record.__dict__.setdefault(_PIPELINE, self.pipeline)
         return True
 
 
-class _NameFormatter(logging.Formatter):
+_ours = _About()
+
+
+def name_pipeline(pipeline: str) -> None:
+    """Have what this process says from now on carry the pipeline that it works for ("": several, or none)."""
+    _ours.pipeline = pipeline
+
+
+class _NameFormatter(LineFormatter):
     """A record of another library: who had something to say, and how bad it is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_head(record)}: {_left_out(record)}"
+        return super().format(_name_only(record))
 
 
 class _JsonNameFormatter(JsonFormatter):
     """The same as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(logging.makeLogRecord({
-            "name": record.name, "levelname": record.levelname, "created": record.created, "process": record.process,
-            "msg": _left_out(record),
-        }))  # fmt: skip
+        return super().format(_name_only(record))
 
 
-def _left_out(record: logging.LogRecord) -> str:
-    return f"a record of {record.name}, whose text may hold a value and is left out"
+def _name_only(record: logging.LogRecord) -> logging.LogRecord:
+    told = {name: record.__dict__[name] for name in ("name", "levelname", "created", "process", _PIPELINE)
+            if name in record.__dict__}  # fmt: skip
+    text = f"a record of {record.name}, whose text may hold a value and is left out"
+    return logging.makeLogRecord(told | {"msg": text})
 
 
 def _head(record: logging.LogRecord) -> str:
@@ -134,26 +166,36 @@ def _head(record: logging.LogRecord) -> str:
     return f"{when} {record.levelname.lower()}"
 
 
-def configure(*, verbose: bool = False, form: Format = "text", unattended: bool = False) -> None:
+def configure(
+    *,
+    verbose: bool = False,
+    form: Format = "text",
+    unattended: bool = False,
+    pipeline: str = "",
+    several: bool = False,
+) -> None:
     """Send coatcheck's own logs to stderr, as text or JSON: notices and warnings, with `verbose` information too.
 
-    Other libraries stay silent; with `verbose` it is told that one has warned. With `unattended`, no person reads
-    stderr: if logs are JSON, `say` logs what would be printed there otherwise.
+    Every record carries the `pipeline` that this process works for; text shows it only if there are `several`. Other
+    libraries stay silent; with `verbose` it is told that one has warned. With `unattended`, no person reads stderr: if
+    logs are JSON, `say` logs what would be printed there otherwise.
     """
     global _form, _only_json
     _form, _only_json = form, unattended and form == "json"
     logger = logging.getLogger("coatcheck")
-    ours = _handler(JsonFormatter() if form == "json" else LineFormatter())
+    ours = _handler(JsonFormatter() if form == "json" else LineFormatter(several=several))
+    ours.addFilter(_ours)
     ours.addFilter(Repeats())
-    ours.addFilter(_About())
+    name_pipeline(pipeline)
     logger.handlers[:] = [ours]
     logger.setLevel(logging.INFO if verbose else NOTICE)
     logger.propagate = False
     root = logging.getLogger()  # without a handler there, Python prints everybody's warnings as they are
     for before in [handler for handler in root.handlers if handler.name == _OTHERS]:
         root.removeHandler(before)
-    names = _JsonNameFormatter() if form == "json" else _NameFormatter()
+    names = _JsonNameFormatter() if form == "json" else _NameFormatter(several=several)
     others = _handler(names) if verbose else logging.NullHandler()
+    others.addFilter(_ours)
     others.setLevel(logging.WARNING)
     others.name = _OTHERS
     root.addHandler(others)

@@ -198,3 +198,45 @@ def test_the_trace_that_a_record_belongs_to() -> None:
     repeats = logs.Repeats()
     assert repeats.filter(record)
     assert not repeats.filter(a_record("acks fail", trace_id="ef" * 16)), "another batch says the same again"
+
+
+PIPELINES = """
+import logging, sys
+from coatcheck.ops import logs
+
+logs.configure(verbose=True, form=sys.argv[1], pipeline=sys.argv[2], several=sys.argv[3] == "several")
+logger = logging.getLogger("coatcheck.somewhere")
+logger.warning("of ours", extra={"messages": 3})
+logger.warning("of another", extra={"pipeline": "returns"})
+logging.getLogger("elsewhere").warning("a value")
+"""
+
+
+def said_of(form: str, pipeline: str, many: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PIPELINES, form, pipeline, many], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stderr.splitlines()
+
+
+def test_every_json_line_names_the_pipeline() -> None:
+    fields = [json.loads(line).get("coatcheck") for line in said_of("json", "orders", "one")]
+    assert fields == [{"messages": 3, "pipeline": "orders"}, {"pipeline": "returns"}, {"pipeline": "orders"}]
+    assert [json.loads(line).get("coatcheck") for line in said_of("json", "", "several")][2] is None
+
+
+def test_a_text_line_names_the_pipeline_where_there_are_several() -> None:
+    lines = [line.partition("Z ")[2] for line in said_of("text", "orders", "several")]
+    assert lines[0] == "warning: of ours (messages=3 pipeline=orders)"
+    assert lines[1] == "warning: of another (pipeline=returns)"
+    assert lines[2].endswith(" is left out (pipeline=orders)")
+    lines = [line.partition("Z ")[2] for line in said_of("text", "default", "one")]
+    assert lines[:2] == ["warning: of ours (messages=3)", "warning: of another"]
+    assert lines[2].endswith(" is left out")
+
+
+def test_the_same_of_two_pipelines_is_not_a_repetition() -> None:
+    repeats = logs.Repeats()
+    assert repeats.filter(a_record("a worker has died", pipeline="logins"))
+    assert repeats.filter(a_record("a worker has died", pipeline="orders"))
+    assert not repeats.filter(a_record("a worker has died", pipeline="orders"))
