@@ -11,6 +11,7 @@ import re
 from urllib.parse import urlsplit
 
 _MOST = 300
+_MASK = "***"
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}")
@@ -54,9 +55,9 @@ def hint_of(error: BaseException, otherwise: str = _CHECK) -> str:
 
 def _cleaned(text: str) -> str:
     for secret in filter(None, map(os.environ.get, _SECRETS)):
-        text = text.replace(secret, "...")
+        text = text.replace(secret, _MASK)
     text = _URL.sub(_bare, "".join(each if each.isprintable() else " " for each in text))
-    text = _LONG.sub(_masked, _KEY_ID.sub("...", text))
+    text = _LONG.sub(_masked, _KEY_ID.sub(_MASK, text))
     text = " ".join(text.split()).rstrip(". ")
     return text[:1].lower() + text[1:_MOST]
 
@@ -67,11 +68,11 @@ def _bare(match: re.Match[str]) -> str:
         parts = urlsplit(match[0])
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     except ValueError:
-        return "..."
+        return _MASK
 
 
 def _masked(match: re.Match[str]) -> str:
-    """Return "..." for a long word that looks drawn by chance, as keys and tokens do."""
+    """Return a mask for a long word that looks drawn by chance, as keys and tokens do."""
     word = match[0]
     drawn = any(map(str.isupper, word)) and any(map(str.islower, word)) and any(map(str.isdigit, word))
-    return "..." if drawn else word
+    return _MASK if drawn else word

@@ -306,7 +306,9 @@ def status(context: click.Context, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--from", "origin", metavar="QUEUE", help="Dead-letter queue, name or URL; default: the queue's own.")
+@click.option(
+    "--from", "origin", metavar="QUEUE", help="Dead-letter queue: name, URL or ARN; default: the queue's own."
+)
 @click.option("--limit", type=click.IntRange(1), help="Most messages to move.")
 @click.pass_context
 def redrive(context: click.Context, origin: str | None, limit: int | None) -> None:

@@ -61,7 +61,7 @@ class Partitions:
         return self._cut(_host(url)) is not None
 
     def is_usual(self, url: str) -> bool:
-        """Whether botocore's endpoint of the region can stand for this host: it is the same, or a configured variant."""
+        """Whether botocore's endpoint of the region can stand for this host: the same one, or a configured variant."""
         head, domain = self._cut(_host(url)) or ("", "")
         return domain in self.plain and _USUAL.fullmatch(head) is not None
 

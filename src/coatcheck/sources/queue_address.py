@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from coatcheck.errors import ConfigError
@@ -31,8 +31,8 @@ def is_url(queue: str) -> bool:
     return queue.startswith(_SCHEMES)
 
 
-def read_address(queue: str) -> QueueAddress:
-    """Read the name, URL or ARN of a queue. Raises ConfigError."""
+def read_address(queue: str, option: str = "source.queue") -> QueueAddress:
+    """Read the name, URL or ARN of a queue that `option` gives. Raises ConfigError."""
     if is_url(queue):
         parts = urlsplit(queue)
         found = QueueAddress(parts.path.rstrip("/").rpartition("/")[2], account_of(queue), url=queue)
@@ -45,10 +45,16 @@ def read_address(queue: str) -> QueueAddress:
     if _NAME.fullmatch(found.name):
         return found
     raise ConfigError(
-        "source.queue is not the name, the URL or the ARN of an SQS queue",
+        f"{option} is not the name, the URL or the ARN of an SQS queue",
         hint="a name has up to 80 letters, digits, - and _; a URL looks like "
         "https://sqs.eu-west-1.amazonaws.com/111122223333/name, an ARN like arn:aws:sqs:eu-west-1:111122223333:name",
     )
+
+
+def named_beside(queue: str, url: str) -> QueueAddress:
+    """Read a queue that is named beside another: a bare name means one in the account of that queue's URL."""
+    address = read_address(queue, "--from")
+    return address if address.account or address.url else replace(address, account=account_of(url))
 
 
 def told_address(arn: str) -> QueueAddress | None:

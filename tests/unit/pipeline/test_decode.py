@@ -24,9 +24,9 @@ REJECTED: dict[str, tuple[str | bytes, Reason]] = {
     "infinity": ('{"a": Infinity}', Reason.NOT_JSON),
     "minus infinity": ('{"a": -Infinity}', Reason.NOT_JSON),
     "nan beside the word digits": ('{"digits": NaN}', Reason.NOT_JSON),
-    "byte order mark": ("\ufeff{}", Reason.NOT_JSON),
-    "byte order mark, bytes": (b"\xef\xbb\xbf{}", Reason.NOT_JSON),
-    "utf-16": ('{"a": 1}'.encode("utf-16"), Reason.NOT_JSON),
+    "two byte order marks": ("\ufeff\ufeff{}", Reason.NOT_JSON),
+    "a byte order mark alone": ("\ufeff", Reason.NOT_JSON),
+    "a byte order mark after a blank": (" \ufeff{}", Reason.NOT_JSON),
     "utf-16 without a mark": ('{"a": 1}'.encode("utf-16-le"), Reason.NOT_JSON),
     "utf-32": ('{"a": 1}'.encode("utf-32"), Reason.NOT_JSON),
     "empty": ("", Reason.NOT_JSON),
@@ -109,6 +109,35 @@ def test_rejects_with_the_reason(stage: Any, body: str | bytes, reason: Reason) 
 @pytest.mark.parametrize(("body", "value"), ACCEPTED.values(), ids=ACCEPTED)
 def test_accepts(stage: Any, body: str | bytes, value: dict[str, Any]) -> None:
     assert stage(body) == value
+
+
+MARKED = [
+    '{"a": 1}',
+    ' {"a": "\u00fc"}',
+    '{"a": "\\ud800"}',
+    '{"a": 1e400}',
+    '{"a": "\ufeff"}',
+    "[1]",
+    "null",
+    '{"a":',
+    "",
+]
+
+
+@both
+@pytest.mark.parametrize("text", MARKED)
+def test_a_byte_order_mark_before_the_text_changes_nothing(stage: Any, text: str) -> None:
+    for body, plain in (("\ufeff" + text, text), (("\ufeff" + text).encode(), text.encode())):
+        assert repr(stage(body)) == repr(stage(plain))
+
+
+@both
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_in_the_reject(stage: Any, encoding: str) -> None:
+    data = '\ufeff{"a": 1}'.encode(encoding)
+    for body in (data, data.decode("latin-1"), "\ufffe\u7b00"):
+        assert stage(body) == Reject(Reason.NOT_JSON, "UTF-16")
+    assert stage("\ufffd\ufffd{") == Reject(Reason.NOT_JSON)
 
 
 def test_a_number_beyond_floats_costs_the_message_nothing() -> None:
