@@ -193,9 +193,9 @@ def _refuse(name: str) -> float:
 
 
 def expected(text: str, number: type = float) -> dict[str, Any] | None:
-    """What the standard library reads, or None where it reads no object."""
+    """What the standard library reads after one byte order mark, or None where it reads no object."""
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=number)
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=number)
     except (ValueError, RecursionError, ArithmeticError):
         return None
     return value if isinstance(value, dict) else None
