@@ -23,7 +23,7 @@ from psycopg import sql
 from coatcheck.errors import UnreachableError
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.columns import Column, Kind
-from coatcheck.pipeline.message import Batch, Message, Outcome, Rejected, Row
+from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
 from coatcheck.sql import query
 from coatcheck.sql.connection import conninfo
@@ -112,15 +112,16 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "nonces": arrays.byteas([value.nonce for value in sealed]),
         "ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
         "messages": len(taken),
-        "oldest_ms": _oldest_ms([entry.message for entry in taken]),
+        "oldest_ms": _oldest_ms(taken),
     }
 
 
-def _oldest_ms(messages: Sequence[Message]) -> int:
+def _oldest_ms(taken: Sequence[Row | Rejected]) -> int:
     """Return the first send time of a batch; a message whose send time is unknown counts from its receive."""
-    oldest_ms = min([message.sent_ms for message in messages])
+    oldest_ms = min([entry.message.sent_ms for entry in taken])
     if oldest_ms >= 0:
         return oldest_ms
+    messages = [entry.message for entry in taken]
     return min(message.received_ms if message.sent_ms < 0 else message.sent_ms for message in messages)
 
 
