@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "loop", "version", "config_section", "pipeline", "pipeline.message", "pipeline.columns"),
+    ("aws_reason", "errors", "loop", "version", "config_section", "pipeline", "pipeline.message", "pipeline.columns"),
     ("config_columns", "config_file", "config_telemetry", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
     ("config",),
     ("config_pipelines",),

@@ -27,8 +27,9 @@ from coatcheck.sinks.postgres import figures, schema
 from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
-from coatcheck.sources import sqs_queue
+from coatcheck.sources import sqs_queue, sqs_redrive
 from coatcheck.sources.aws import resolve
+from coatcheck.sources.queue_address import named_beside
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
 from coatcheck.sql.connection import connect, translated
@@ -243,7 +244,7 @@ async def send(config: Config, lines: Iterable[str], *, as_new: bool, create_que
     """Put bodies on the queue; yield the number sent after each batch."""
     async with sqs_client(config) as client:
         if create_queue:
-            await client.create_queue(config.source.queue.rsplit("/", 1)[-1])
+            await sqs_queue.create(client, config.source.queue)
         url = await client.queue_url(config.source.queue)
         async for sent in sqs_queue.send(client, url, sqs_queue.file_entries(lines, as_new=as_new)):
             yield sent
@@ -253,8 +254,11 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
     """Move dead letters back to the queue; yield the number of each batch."""
     async with sqs_client(config) as client:
         url = await client.queue_url(config.source.queue)
-        dead = await client.queue_url(origin) if origin else await sqs_queue.dead_letter_queue(client, url)
-        async for moved in sqs_queue.redrive(client, dead, url, limit=limit):
+        if origin:
+            dead = await client.url_of(named_beside(origin, url))
+        else:
+            dead = await sqs_queue.dead_letter_queue(client, url)
+        async for moved in sqs_redrive.redrive(client, dead, url, limit=limit):
             yield moved
 
 

@@ -22,7 +22,11 @@ from coatcheck.vault.register import other_forms
 
 async def check(config: Config) -> list[Finding]:
     """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
-    findings = [*config_advice.findings(config)]
+    findings = [
+        *config_advice.weak_columns(config),
+        *config_advice.findings(config),
+        *config_advice.who_can_reverse(config),
+    ]
     with _as_finding(findings, "config"):
         telemetry.check(config)
     with _as_finding(findings, "keys"):

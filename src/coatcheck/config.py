@@ -25,7 +25,7 @@ _NAME_LENGTH = 63  # PostgreSQL cuts longer names
 class SourceConfig(Section):
     """Where messages come from."""
 
-    queue: str = Field("login-queue", min_length=1, description="queue name or URL")
+    queue: str = Field("login-queue", min_length=1, description="queue name, URL or ARN")
     region: str | None = Field(None, description="AWS region; default: the AWS SDK's own search")
     profile: str | None = Field(None, description="AWS profile; default: the AWS SDK's own search")
     endpoint_url: str | None = Field(None, description="SQS endpoint; default: AWS_ENDPOINT_URL(_SQS), then AWS")

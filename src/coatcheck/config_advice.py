@@ -11,12 +11,7 @@ from coatcheck.pipeline.keying import ledger_field
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """Yield weak columns, fields that are masked in one column and kept in another, a ledger key that no column reads.
-
-    And of each masked column who can reverse it.
-    """
-    yield from weak_columns(config)
-    yield from _who_can_reverse(config)
+    """Yield fields that are masked in one column and kept in another, and a ledger key that no column reads."""
     yield from _kept_and_masked(config.plan())
     yield from _unread_key(config)
 
@@ -68,7 +63,8 @@ _REVERSED = {
 }
 
 
-def _who_can_reverse(config: Config) -> Iterator[Finding]:
+def who_can_reverse(config: Config) -> Iterator[Finding]:
+    """Yield of each masked column what it holds, and who gets from that to a value."""
     for column in config.plan():
         text = _REVERSED.get(column.mask)
         if column.vault:

@@ -143,7 +143,9 @@ def plan(rate: str, size: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--from", "origin", metavar="QUEUE", help="Dead-letter queue, name or URL; default: the queue's own.")
+@click.option(
+    "--from", "origin", metavar="QUEUE", help="Dead-letter queue: name, URL or ARN; default: the queue's own."
+)
 @click.option("--limit", type=click.IntRange(1), help="Most messages to move.")
 @pipeline_option
 @click.pass_context

@@ -168,6 +168,10 @@ def _filling(column: Column) -> Callable[[list[Value], list[int], set[int]], lis
         if column.required:
             odd.update(place for place, value in enumerate(values) if value is None)
             return values
-        return [default(ms) if value is None else value for value, ms in zip(values, sent_ms, strict=True)]
+        try:
+            return [default(ms) if value is None else value for value, ms in zip(values, sent_ms, strict=True)]
+        except Refused:  # a send time is unknown: these messages go through the stages themselves
+            odd.update(place for place, value in enumerate(values) if value is None)
+            return values
 
     return fill

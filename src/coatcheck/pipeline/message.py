@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+UNKNOWN_MS = -1
+"""The send time of a message for which SQS tells none."""
+
 Value = object
 """A value of a row on its way to the database: str, int, float, Decimal, bool, date, datetime, bytes or None."""
 
@@ -43,7 +46,8 @@ REASONS: dict[Reason, str] = {
     Reason.INVALID_TEXT: "a text holds a NUL, a lone surrogate, or over 64 combining marks in a row",
     Reason.NO_FIELD_FOUND: "the message has no field of any column: it is of another type, or `from` is misspelled",
     Reason.NO_LEDGER_KEY: "the field that `[ledger] key` names is absent, null, empty, or no text or whole number",
-    Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
+    Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here), or the default is "
+    "sent_at and SQS tells no send time",
     Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
     Reason.TOO_LONG: "a text is longer than its column, or a jsonb field longer than 32 MiB",
     Reason.OUT_OF_RANGE: "a number does not fit its column, or in a jsonb field, has more than 1,000 digits",
@@ -69,7 +73,8 @@ def size_of_all(messages: Sequence[Message]) -> int:
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
-    `sent_ms` is the send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
+    `sent_ms` is the send time (SQS SentTimestamp; UNKNOWN_MS if it tells none), `received_ms` our receive time, in ms
+    since 1970. `origin`
     is the identity the message had before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an
     ordinary message. `producer` is the span that sent it, as a W3C `traceparent` of our own spelling; None if nobody
     traces.

@@ -21,7 +21,7 @@ from coatcheck.keys.forms import FormError, ip_v1
 from coatcheck.pipeline import document
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 from coatcheck.pipeline.decode import JsonObject
-from coatcheck.pipeline.message import Reason, Reject, Value
+from coatcheck.pipeline.message import UNKNOWN_MS, Reason, Reject, Value
 
 Record = list[Value]
 Convert = Callable[[Any], Value]
@@ -42,7 +42,9 @@ class Refused(Exception):  # noqa: N818 - not an error
 
 @lru_cache(maxsize=64)
 def sent_date(day: int) -> date:
-    """Return the UTC date of the `day`-th day since 1970."""
+    """Return the UTC date of the `day`-th day since 1970. Raises Refused: it is the day of UNKNOWN_MS."""
+    if day < 0:
+        raise Refused(Reason.MISSING_FIELD)
     return _EPOCH + timedelta(days=day)
 
 
@@ -285,7 +287,13 @@ def default_of(column: Column) -> Callable[[int], Value]:
         return lambda _: constant
     if column.type.kind is Kind.DATE:
         return lambda sent_ms: sent_date(sent_ms // 86_400_000)
-    return lambda sent_ms: datetime.fromtimestamp(sent_ms / 1000, UTC)
+    return _sent_moment
+
+
+def _sent_moment(sent_ms: int) -> datetime:
+    if sent_ms == UNKNOWN_MS:  # a reject can be retried; a time that we invent cannot be told from a true one
+        raise Refused(Reason.MISSING_FIELD)
+    return datetime.fromtimestamp(sent_ms / 1000, UTC)
 
 
 def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record | Reject]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Message, Outcome, Reason, Rejected, Row
+from coatcheck.pipeline.message import UNKNOWN_MS, Batch, Counts, Message, Outcome, Reason, Rejected, Row
 from coatcheck.pipeline.ports import BodySealer, Sink, Tracer, Vault, untraced
 from coatcheck.pipeline.road import Road
 
@@ -117,8 +117,9 @@ class Writer:
         if outcome.loaded or outcome.quarantined or outcome.duplicates:
             metrics.add("coatcheck_batches_total")
             metrics.set("coatcheck_last_commit_timestamp_seconds", time.time())
-        if outcome.loaded and not outcome.duplicates:  # a message that comes again tells of its ack, not of its way
-            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - batch.rows[0].message.sent_ms / 1000))
+        sent_ms = batch.rows[0].message.sent_ms if batch.rows else UNKNOWN_MS
+        if sent_ms >= 0 and outcome.loaded and not outcome.duplicates:  # a repeat tells of its ack, not of its way
+            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - sent_ms / 1000))
 
     def _add_data_keys(self, batch: Batch) -> None:
         used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}

@@ -29,6 +29,7 @@ from coatcheck.sources.sqs_message import (
     TRACE_SYSTEM_ATTRIBUTE,
     is_fifo,
     message_of,
+    system_attributes,
     traced_message_of,
 )
 from coatcheck.sources.sqs_outage import Outage
@@ -115,7 +116,7 @@ class SqsSource:
             "QueueUrl": self._url,
             "MaxNumberOfMessages": 10,
             "WaitTimeSeconds": self._wait_s,
-            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount", *self._names[0]],
+            **system_attributes("SentTimestamp", "ApproximateReceiveCount", *self._names[0]),
             "MessageAttributeNames": [ORIGIN_ATTRIBUTE, *self._names[1]],
         }
         # a queue with 0 hides nothing by itself; and what holds for our leases must not change while we run

@@ -26,7 +26,7 @@ from tests.support.builders import (
 
 from coatcheck.pipeline import road as road_module
 from coatcheck.pipeline.columns import Column, Mask, Parse
-from coatcheck.pipeline.message import Message, Rejected, Row
+from coatcheck.pipeline.message import UNKNOWN_MS, Message, Rejected, Row
 from coatcheck.pipeline.road import Road
 
 DAY_MS = 86_400_000
@@ -76,9 +76,14 @@ usual = st.fixed_dictionaries({"d": st.just("x"), "n": st.sampled_from(["one", "
 mixed = st.lists(st.one_of(usual.map(json.dumps), usual.map(json.dumps), bodies), max_size=12)
 
 
-def numbered(texts_: Sequence[str]) -> list[Message]:
+def numbered(texts_: Sequence[str], *, undated: int = 0) -> list[Message]:
+    """Return messages of these bodies; of each five, `undated` have no send time."""
     return [
-        a_message(text, message_id=f"00000000-0000-4000-8000-{place:012d}", sent_ms=SENT_MS + place % 3 * DAY_MS)
+        a_message(
+            text,
+            message_id=f"00000000-0000-4000-8000-{place:012d}",
+            sent_ms=UNKNOWN_MS if place % 5 < undated else SENT_MS + place % 3 * DAY_MS,
+        )
         for place, text in enumerate(texts_)
     ]
 
@@ -103,6 +108,8 @@ def same(road: Road, messages: Sequence[Message]) -> None:
 @given(mixed)
 def test_each_comes_out_as_by_itself(texts_: list[str]) -> None:
     same(a_road(ALL), numbered(texts_))
+    same(a_road(ALL), numbered(texts_, undated=1))
+    same(a_road(ALL), numbered(texts_, undated=5))
 
 
 @pytest.mark.parametrize("column", ALL, ids=[column.name for column in ALL])

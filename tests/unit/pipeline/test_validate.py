@@ -14,7 +14,7 @@ from tests.support.builders import LOGIN_COLUMNS, SENT_MS, a_column, label
 
 from coatcheck.pipeline.columns import Column, ColumnType, Kind, Mask, Parse
 from coatcheck.pipeline.decode import decoder
-from coatcheck.pipeline.message import Reason, Reject
+from coatcheck.pipeline.message import UNKNOWN_MS, Reason, Reject
 from coatcheck.pipeline.validate import foreign, storable, validator, version_code
 
 DAY_MS = 86_400_000
@@ -565,7 +565,6 @@ def test_a_default_fills_absent_and_null(type_: str, default: Any) -> None:
         (19_782 * DAY_MS, date(2024, 2, 29)),
         (19_783 * DAY_MS - 1, date(2024, 2, 29)),
         (19_783 * DAY_MS, date(2024, 3, 1)),
-        (-1, date(1969, 12, 31)),
     ],
 )
 def test_sent_at_is_the_utc_day_at_its_borders_too(sent_ms: int, day: date) -> None:
@@ -575,6 +574,13 @@ def test_sent_at_is_the_utc_day_at_its_borders_too(sent_ms: int, day: date) -> N
     assert moment == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=sent_ms)
     assert moment.date() == day
     assert stored(column, "2001-02-03", sent_ms) == date(2001, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamptz"])
+def test_no_day_is_invented_where_the_send_time_is_unknown(kind: str) -> None:
+    column = a_column(kind, default_sent_at=True)
+    assert stored(column, None, UNKNOWN_MS) is Reason.MISSING_FIELD
+    assert stored(column, "2001-02-03", UNKNOWN_MS) == stored(column, "2001-02-03", SENT_MS)
 
 
 @given(st.integers(0, 4_102_444_800_000))  # to 2100; further on a float of seconds has no room for microseconds

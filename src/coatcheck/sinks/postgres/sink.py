@@ -113,8 +113,17 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "nonces": arrays.byteas([value.nonce for value in sealed]),
         "ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
         "messages": len(taken),
-        "oldest_ms": min([entry.message.sent_ms for entry in taken]),
+        "oldest_ms": _oldest_ms(taken),
     }
+
+
+def _oldest_ms(taken: Sequence[Row | Rejected]) -> int:
+    """Return the first send time of a batch; a message whose send time is unknown counts from its receive."""
+    oldest_ms = min([entry.message.sent_ms for entry in taken])
+    if oldest_ms >= 0:
+        return oldest_ms
+    messages = [entry.message for entry in taken]
+    return min(message.received_ms if message.sent_ms < 0 else message.sent_ms for message in messages)
 
 
 def _without_repeats(batch: Batch) -> Batch:
