@@ -18,7 +18,7 @@ from tests.support.fix_sqs import a_source, run, take
 from tests.support.scripted_sqs import ScriptedSqs, ok, refusal
 
 from coatcheck import app
-from coatcheck.config import load
+from coatcheck.config_load import load
 from coatcheck.demo.servers import SqsServer
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.sources import sqs_redrive

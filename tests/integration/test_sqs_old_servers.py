@@ -6,8 +6,8 @@ import pytest
 from tests.support.fix_sqs import client_of, run
 from tests.support.scripted_sqs import Answer, ScriptedSqs
 
-from coatcheck import app
-from coatcheck.config import load
+from coatcheck.check import check
+from coatcheck.config_load import load
 from coatcheck.sources.sqs_client import SqsError
 
 ERROR = (
@@ -38,7 +38,7 @@ def test_check_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
             monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/x")
             server.always("GetQueueUrl", Answer(ERROR, 500))
-            found = [finding for finding in await app.check(load(None)) if finding.component == "queue"]
+            found = [finding for finding in await check(load(None)) if finding.component == "queue"]
             assert [(each.level, "old query protocol" in each.what) for each in found] == [("error", True)]
 
     run(work())

@@ -69,7 +69,13 @@ def body(**overrides: Any) -> str:
 
 
 BODIES: dict[Reason, list[str]] = {
-    Reason.NOT_JSON: [body()[:-1], body() + "Canary", "Canary", body().replace("776655", "NaN"), "\ufeff" + body()],
+    Reason.NOT_JSON: [
+        body()[:-1],
+        body() + "Canary",
+        "Canary",
+        body().replace("776655", "NaN"),
+        "\ufeff\ufeff" + body(),
+    ],
     Reason.NOT_AN_OBJECT: [f"[{body()}]", '"Canary"', "7766554433"],
     Reason.TOO_DEEP: [body()[:-1] + ', "deep": ' + "[" * 50_000 + '"Canary"' + "]" * 50_000 + "}"],
     Reason.INVALID_TEXT: [
