@@ -19,7 +19,7 @@ from coatcheck.keys.forms import parse_form
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
 from coatcheck.pipeline.columns import Mask, Parse
-from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
+from coatcheck.pipeline.message import Batch, Message, Reject, Row
 from coatcheck.pipeline.ports import Tracer, untraced
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
@@ -115,6 +115,7 @@ def writer(
         kid=keys.kid,
         epochs=Epochs(config.vault.epoch).ahead,
         upkeep=upkeep,
+        accept_suppressed=config.target.suppressed == "accept",
         metrics=metrics,
     )
     return Writer(
@@ -293,7 +294,8 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
 
 def quarantine(config: Config, *, kid: str = "") -> Quarantine:
     """Open the quarantine; `kid` is the token key that what is loaded is masked under."""
-    return Quarantine(custody.dsn(config), config.target.table, config.plan(), kid=kid)
+    accept = config.target.suppressed == "accept"
+    return Quarantine(custody.dsn(config), config.target.table, config.plan(), kid=kid, accept_suppressed=accept)
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -340,6 +342,7 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
             else:
                 retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
+        entries.settle()
     if foreign is not None and not (retried.loaded or retried.rejected):
         raise foreign
     return retried
@@ -353,10 +356,9 @@ def _retry(  # noqa: PLR0917 - private, and each is what a try takes
         batch = Batch([entry])
         vault.keep(batch)
         batch.data_keys = [sealer.data_key(dek_id) for dek_id in {kept.sealed.dek_id for kept in batch.vault}]
-        code = entries.load(held, batch)
-        if code is None:
+        reject = entries.load(held, batch)
+        if reject is None:
             vault.stored(batch)
-        reject = Reject(Reason.REFUSED_BY_DATABASE, code) if code else None
     else:
         reject = entry.reject
     if reject is not None:

@@ -165,3 +165,9 @@ def test_a_signal_to_one_that_has_just_ended_leaves_its_exit_code_to_who_waits(
 def test_with_drain_the_end_is_the_end(caplog: pytest.LogCaptureFixture) -> None:
     assert work_of(a_supervisor(f"print('''{LINE}''')", drain=True), workers=2).loaded == 10
     assert not caplog.records
+
+
+def test_messages_that_some_workers_count_as_suppressed_add_up() -> None:
+    """The count stands only in lines of workers that have any."""
+    line = LINE.replace('"seconds"', '"suppressed": 2, "seconds"')
+    assert work_of(a_supervisor(f"print('''{LINE}'''); print('''{line}''')", drain=True), workers=2).suppressed == 4
