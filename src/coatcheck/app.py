@@ -18,7 +18,7 @@ from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
 from coatcheck.keys.forms import parse_form
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
+from coatcheck.pipeline.message import Batch, Message, Reject, Row
 from coatcheck.pipeline.ports import Tracer, untraced
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
@@ -134,6 +134,7 @@ def writer(
         pipeline=config.pipeline,
         epochs=Epochs(config.vault.epoch).ahead,
         upkeep=upkeep,
+        accept_suppressed=config.target.suppressed == "accept",
         metrics=metrics,
     )
     return Writer(
@@ -264,8 +265,14 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
 
 def quarantine(config: Config, *, kid: str = "", table: str = "") -> Quarantine:
     """Open a pipeline's quarantine; `kid` is the token key that what is loaded is masked under, `table` where to."""
-    where = table or config.target.table
-    return Quarantine(custody.dsn(config), where, config.plan(), kid=kid, pipeline=config.pipeline)
+    return Quarantine(
+        custody.dsn(config),
+        table or config.target.table,
+        config.plan(),
+        kid=kid,
+        pipeline=config.pipeline,
+        accept_suppressed=config.target.suppressed == "accept",
+    )
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -312,6 +319,7 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
             else:
                 retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
+        entries.settle()
     if foreign is not None and not (retried.loaded or retried.rejected):
         raise foreign
     return retried
@@ -325,10 +333,9 @@ def _retry(  # noqa: PLR0917 - private, and each is what a try takes
         batch = Batch([entry])
         vault.keep(batch)
         batch.data_keys = [sealer.data_key(dek_id) for dek_id in {kept.sealed.dek_id for kept in batch.vault}]
-        code = entries.load(held, batch)
-        if code is None:
+        reject = entries.load(held, batch)
+        if reject is None:
             vault.stored(batch)
-        reject = Reject(Reason.REFUSED_BY_DATABASE, code) if code else None
     else:
         reject = entry.reject
     if reject is not None:

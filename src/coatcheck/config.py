@@ -64,6 +64,11 @@ class TargetConfig(Section):
     prepare: bool = Field(
         False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
     )
+    suppressed: Literal["quarantine", "accept"] = Field(
+        "quarantine",
+        description="what becomes of a message whose row a trigger or rule of the table keeps out without an error; "
+        "accept: the table puts such rows elsewhere, and `run --json` counts them as `suppressed`",
+    )
 
 
 class BatchConfig(Section):

@@ -237,7 +237,7 @@ class _Supervisor:
     def _take_note(self, launch: int, line: bytes) -> None:
         """Take in a worker's counts. What is none is passed over: for a line of output no messages need to wait."""
         try:
-            counts = json.loads(line)
+            counts = {"suppressed": 0} | json.loads(line)  # which stands there only if there are any
             self._counts[launch] = {name: index(counts[name]) for name in _COUNTED}
             if "metrics" in counts:
                 told = [(name, label, value) for name, label, value in counts["metrics"]]

@@ -119,8 +119,9 @@ def _in_a_cell(text: str) -> str:
 def summary(counts: Counts) -> str:
     """Say in one line what a run did."""
     rate = counts.received / counts.seconds if counts.seconds else 0.0
+    suppressed = f"{counts.suppressed:,} suppressed, " if counts.suppressed else ""
     return (
-        f"{counts.received:,} received, {counts.loaded:,} loaded, {counts.duplicates:,} duplicates, "
+        f"{counts.received:,} received, {counts.loaded:,} loaded, {counts.duplicates:,} duplicates, {suppressed}"
         f"{counts.rejected:,} rejected, {counts.acked:,} acked in {counts.seconds:.1f} s ({rate:,.0f}/s)"
     )
 

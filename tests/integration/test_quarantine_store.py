@@ -238,8 +238,8 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     async def work() -> None:
         try:
             outcome = await sink.write(keys.batch(arrived(1, body)))
-            [(row, code)] = outcome.refused
-            refused = keys.road.refuse(row, code)
+            [(row, reason)] = outcome.refused
+            refused = keys.road.refuse(row, reason)
             one = Batch([], [refused], [keys.sealer.data_key(refused.sealed.dek_id)])
             assert await sink.write(one) == Outcome(quarantined=1)
             assert await sink.write(keys.batch(arrived(1, body))) == Outcome(duplicates=1)
@@ -249,8 +249,9 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     asyncio.run(work())
     [held] = quarantine.opened(EVERY)
     assert keys.opener.open(held.sealed, held.data_key, held.key) == body.encode()
-    assert [(entry.reason, entry.detail) for entry in quarantine.entries(EVERY)] == [("refused_by_database", "23514")]
-    assert quarantine.load(held, loading(held, "late", 11)) == "23514"
+    [entry] = quarantine.entries(EVERY)
+    assert (entry.reason, entry.detail) == ("refused_by_database", "23514 small")
+    assert quarantine.load(held, loading(held, "late", 11)) == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
     assert states(database) == [(1, "held")]
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
     assert quarantine.load(held, loading(held, "late", 11)) is None
@@ -297,7 +298,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
         "CREATE TRIGGER gate BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION gate()"
     )
 
-    def load() -> str | None:
+    def load() -> Reject | None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             barrier.wait()
             [held] = mine.opened(EVERY)
@@ -385,7 +386,8 @@ def test_a_row_that_is_refused_leaves_no_ledger_entry(database: Database, quaran
     by_number(keys)
     database.execute("ALTER TABLE events ADD CONSTRAINT small CHECK (number < 7)")
     [held] = quarantine.opened(EVERY)
-    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) == "23514"
+    refused = quarantine.load(held, keys.batch(arrived(1, EVENT_BODY)))
+    assert refused == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
     assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
     assert database.names() == ["late"]

@@ -227,3 +227,9 @@ def test_one_alone_ends_as_it_always_did(caplog: pytest.LogCaptureFixture) -> No
     assert done.ended is not None
     assert done.ended.message == "worker 0 has stopped with exit code 4"
     assert not caplog.records
+
+
+def test_messages_that_some_workers_count_as_suppressed_add_up() -> None:
+    """The count stands only in lines of workers that have any."""
+    line = LINE.replace('"seconds"', '"suppressed": 2, "seconds"')
+    assert work_of(a_supervisor(f"print('''{LINE}'''); print('''{line}''')", drain=True), workers=2).suppressed == 4

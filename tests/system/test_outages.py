@@ -282,7 +282,9 @@ def test_a_row_that_the_database_refuses_is_no_outage(
     counts = command.drain()
     assert (counts["loaded"], counts["rejected"], counts["acked"]) == (99, 1, 100)
     listed: list[dict[str, Any]] = [json.loads(command("quarantine", "list", "--json").out)]
-    assert [(entry["reason"], entry["detail"]) for entry in listed] == [("refused_by_database", "23514")]
+    assert [(entry["reason"], entry["detail"]) for entry in listed] == [
+        ("refused_by_database", "23514 user_logins_user_id_check")
+    ]
     command("reveal", "policy", "one_person=true")
     command("quarantine", "show", "1", "--reason", "INCIDENT", "--ticket", "OPS-1", "--output", str(tmp_path / "body"))
     assert json.loads((tmp_path / "body").read_text())["user_id"] == "user-7"

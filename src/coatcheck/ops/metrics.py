@@ -53,6 +53,7 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_messages_loaded_total": _counter("messages that became rows"),
     "coatcheck_messages_duplicate_total": _counter("messages whose effect was there already"),
     "coatcheck_messages_quarantined_total": _counter("messages that went to the quarantine"),
+    "coatcheck_messages_suppressed_total": _counter("messages whose row the table kept out, which was accepted"),
     "coatcheck_messages_acked_total": _counter("messages deleted from the queue"),
     "coatcheck_rejects_total": _counter("messages that cannot be rows, known ones among them", "reason"),
     "coatcheck_ack_failures_total": _counter("messages that could not be deleted and come again"),

@@ -44,6 +44,7 @@ ATTRIBUTES = {
     "duplicates": "coatcheck.messages.duplicates",
     "quarantined": "coatcheck.messages.quarantined",
     "refused": "coatcheck.messages.refused",
+    "suppressed": "coatcheck.messages.suppressed",
     "failed": "coatcheck.messages.not_acked",
 }
 """All that may be told of a stage or an event, and the attribute that it becomes."""

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from coatcheck.errors import RefusedError
-from coatcheck.pipeline.message import Reason, Reject
+from coatcheck.pipeline.message import Reject
 
 Reasons = Mapping[str, Mapping[str, int]]
 """How many messages were rejected, by reason, then by what the reject is about: a column, field or SQLSTATE, or ""."""
@@ -53,8 +53,8 @@ class Breaker:
         """Note messages in a row that the stages let pass."""
         self._stages.passed(messages)
 
-    def written(self, *, loaded: int, refused: Sequence[str]) -> None:
-        """Note what the database made of the rows of one write; `refused` has the SQLSTATE of each row it refused.
+    def written(self, *, loaded: int, refused: Sequence[Reject]) -> None:
+        """Note what the database made of the rows of one write; `refused` says why of each row it refused.
 
         Which row came after which is not known: the refused ones are taken to lie evenly among the others. Raises
         BreakerOpenError when the breaker opens.
@@ -64,7 +64,7 @@ class Breaker:
         total, before = loaded + len(refused), 0
         for place in range(1, total + 1):
             now = place * len(refused) // total
-            self._database.observe(Reject(Reason.REFUSED_BY_DATABASE, refused[before]) if now > before else None)
+            self._database.observe(refused[before] if now > before else None)
             before = now
 
 

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     NOT_A_VERSION = "not_a_version"
     NOT_A_TIMESTAMP = "not_a_timestamp"
     REFUSED_BY_DATABASE = "refused_by_database"
+    SUPPRESSED_BY_TABLE = "suppressed_by_table"
 
 
 REASONS: dict[Reason, str] = {
@@ -55,7 +56,9 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_AN_IP: 'a field with parse = "ip" is no IPv4 or IPv6 address',
     Reason.NOT_A_VERSION: 'a field with parse = "version" is not major.minor[.patch] with parts up to 999',
     Reason.NOT_A_TIMESTAMP: "a date or timestamp field is none",
-    Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE stands in the detail)",
+    Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE and the constraint stand in the detail)",
+    Reason.SUPPRESSED_BY_TABLE: "a trigger or rule of the table kept the row out without an error "
+    '(`[target] suppressed = "accept"` takes such rows for loaded)',
 }
 
 
@@ -249,16 +252,18 @@ class Batch(msgspec.Struct):
 class Outcome(msgspec.Struct):
     """What the transaction(s) of one batch did.
 
-    `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `refused` are the rows that
-    the database would not take, each with its SQLSTATE: they have no effect yet and must come back as rejects.
-    `erasures` is how many erasures the database had seen: the vault forgets what it knows when it grows.
+    `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `suppressed` rows are new,
+    and the table kept them out, which was accepted. `refused` are the rows that the database would not take, each with
+    the reject that it must come back as: they have no effect yet. `erasures` is how many erasures the database had
+    seen: the vault forgets what it knows when it grows.
     """
 
     loaded: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    suppressed: int = 0
     erasures: int = 0
-    refused: list[tuple[Row, str]] = msgspec.field(default_factory=list)
+    refused: list[tuple[Row, Reject]] = msgspec.field(default_factory=list)
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -276,7 +281,10 @@ class Depth(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Counts:
-    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time."""
+    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time.
+
+    `suppressed` are messages whose rows the table kept out, which the configuration accepts.
+    """
 
     received: int = 0
     loaded: int = 0
@@ -284,7 +292,11 @@ class Counts:
     rejected: int = 0
     acked: int = 0
     seconds: float = 0.0
+    suppressed: int = 0
 
     def as_dict(self) -> dict[str, int | float]:
-        """Return the fields by name, seconds rounded to milliseconds."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        """Return the fields by name, seconds rounded to milliseconds; `suppressed` only if there are any."""
+        found = asdict(self) | {"seconds": round(self.seconds, 3)}
+        if not self.suppressed:
+            del found["suppressed"]
+        return found

@@ -77,9 +77,9 @@ class Road:
         record = self._validate(value, sent_ms)
         return self._mask(record) if type(record) is list else record  # type: ignore[return-value]
 
-    def refuse(self, row: Row, sqlstate: str) -> Rejected:
+    def refuse(self, row: Row, reject: Reject) -> Rejected:
         """Turn a row that the database refused into a reject."""
-        return self._rejected(row.message, row.key, row.slot, Reject(Reason.REFUSED_BY_DATABASE, sqlstate))
+        return self._rejected(row.message, row.key, row.slot, reject)
 
     def _rejected(self, message: Message, key: bytes, slot: int, reject: Reject) -> Rejected:
         body = message.body.encode("utf-8", "surrogatepass")

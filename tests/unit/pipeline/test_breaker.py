@@ -124,9 +124,10 @@ def test_it_speaks_of_the_latest_messages_only() -> None:
 
 def test_it_says_what_the_database_refused() -> None:
     breaker = Breaker(ratio=1, window=100, run=6)
-    breaker.written(loaded=0, refused=["23514", "23514"])
+    check, bounds = (Reject(Reason.REFUSED_BY_DATABASE, code) for code in ("23514", "22003"))
+    breaker.written(loaded=0, refused=[check, check])
     with pytest.raises(BreakerOpenError, match=r"refused_by_database 6 \(23514 4, 22003 2\)"):
-        breaker.written(loaded=0, refused=["22003", "23514", "22003", "23514"])
+        breaker.written(loaded=0, refused=[bounds, check, bounds, check])
 
 
 def test_one_of_its_kind_can_be_made_of_its_words() -> None:

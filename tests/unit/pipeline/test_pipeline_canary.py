@@ -104,6 +104,7 @@ BODIES: dict[Reason, list[str]] = {
     Reason.NOT_A_VERSION: [body(app_version="Canary"), body(app_version="776.655.443.1")],
     Reason.NOT_A_TIMESTAMP: [body(create_date="Canary"), body(when="Canary"), body(when=-7766554433)],
     Reason.REFUSED_BY_DATABASE: [body()],
+    Reason.SUPPRESSED_BY_TABLE: [body()],
 }
 EVERY = [(reason, text) for reason, texts in BODIES.items() for text in texts]
 Show = Callable[[object], str]
@@ -153,9 +154,10 @@ def test_nothing_on_the_road_shows_its_message(reason: Reason, text: str) -> Non
     message = a_canary(text)
     entry = road.travel(message)
     if isinstance(entry, Row):
-        assert reason is Reason.REFUSED_BY_DATABASE
-        row, entry = entry, road.refuse(entry, "22003")
-        silent_all(row, Batch(rows=[row]), Outcome(refused=[(row, "22003")]), [row], {"row": row})
+        assert reason in (Reason.REFUSED_BY_DATABASE, Reason.SUPPRESSED_BY_TABLE)
+        reject = Reject(reason, "22003")
+        row, entry = entry, road.refuse(entry, reject)
+        silent_all(row, Batch(rows=[row]), Outcome(refused=[(row, reject)]), [row], {"row": row})
     assert entry.reject.reason is reason
     assert entry.reject.detail in ("", "22003", *(column.name for column in COLUMNS))
     assert opened(entry) == text
@@ -193,7 +195,11 @@ class Sink(MemorySink):
     async def write(self, batch: Batch) -> Outcome:
         if self.fault == "before":
             raise UnreachableError("the database does not answer", hint="is it up?")
-        self.refuse |= {row.message.message_id: "22003" for row in batch.rows}
+        for row in batch.rows:  # one is kept out, the others are refused
+            if self.refuse or self.suppress:
+                self.refuse[row.message.message_id] = "22003"
+            else:
+                self.suppress.add(row.message.message_id)
         outcome = await super().write(batch)
         if self.fault == "after":
             raise CoatcheckError("the answer was lost")

@@ -112,7 +112,7 @@ def test_a_row_the_database_refused_keeps_its_identity() -> None:
     road = a_road()
     row = road.travel(a_message(login_body()))
     assert isinstance(row, Row)
-    entry = road.refuse(row, "22003")
+    entry = road.refuse(row, Reject(Reason.REFUSED_BY_DATABASE, "22003"))
     assert (entry.message, entry.key, entry.slot) == (row.message, row.key, row.slot)
     assert entry.reject == Reject(Reason.REFUSED_BY_DATABASE, "22003")
     assert opened(entry) == login_body()

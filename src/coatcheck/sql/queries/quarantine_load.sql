@@ -26,7 +26,16 @@ WITH ended AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM coatcheck.token_key
                       WHERE kid = split_part(old_token, '_', 3) AND state = 'retired')
     ON CONFLICT DO NOTHING
+), loaded AS (
+    INSERT INTO {target} ({columns})
+    SELECT {fields}
+    FROM unnest({arrays}) AS batch ({names}), released, coatcheck.using_key(%(kid)s)
+    RETURNING 1
+), tally AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM released)::int AS released, (SELECT count(*) FROM loaded)::int AS loaded
 )
-INSERT INTO {target} ({columns})
-SELECT {fields}
-FROM unnest({arrays}) AS batch ({names}), released, coatcheck.using_key(%(kid)s)
+SELECT loaded,
+       CASE WHEN loaded = released THEN 0
+            WHEN %(accept)s::bool THEN released - loaded
+            ELSE ('coatcheck: suppressed ' || (released - loaded))::int END AS suppressed
+FROM tally
