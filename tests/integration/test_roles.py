@@ -372,7 +372,7 @@ def test_a_table_in_use_is_left_for_the_next_run(
     bare_database: LoginDatabase, keyring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody reads the ledger for hours (pg_dump): no loader may queue behind a change of its owner."""
-    monkeypatch.setattr(roles, "_LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(roles, "LOCK_TIMEOUT", "10ms")
     config = configuration(bare_database, keyring, VAULTED)
     with monkeypatch.context() as before:
         before.setattr(roles, "install", lambda *_: Roles())

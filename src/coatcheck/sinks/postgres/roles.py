@@ -37,7 +37,7 @@ ROLES = {
 
 _TRIES = 10  # of a statement that met the same one of another database's migration
 _IS_OWNER = "SELECT pg_has_role('coatcheck_owner', 'USAGE')"
-_LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for a table: it gives up before they notice
+LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for a table: it gives up before they notice
 _AGAIN = (
     psycopg.errors.InternalError_,  # tuple concurrently updated
     psycopg.errors.UniqueViolation,
@@ -82,7 +82,7 @@ class _Installer:
         for _ in range(_TRIES):
             try:
                 with self._connection.transaction():
-                    self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+                    self._connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'".encode())
                     self._connection.execute(statement.encode())
             except _AGAIN:
                 continue
