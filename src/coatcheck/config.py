@@ -24,6 +24,7 @@ from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
 DEFAULT_FILE = "coatcheck.toml"
 PREFIX = "COATCHECK_"
+_SCHEMAS_IN_USE = ("coatcheck", "information_schema")  # and pg_..., which are PostgreSQL's
 _NAME_LENGTH = 63  # PostgreSQL cuts longer names
 
 
@@ -69,6 +70,14 @@ class TargetConfig(Section):
     prepare: bool = Field(
         False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
     )
+
+    @field_validator("table")
+    @classmethod
+    def _in_a_schema_of_yours(cls, table: str) -> str:
+        schema, dot, _ = table.casefold().rpartition(".")
+        if dot and (schema in _SCHEMAS_IN_USE or schema.startswith("pg_")):
+            raise ValueError(f"the schema {schema} is not for tables of yours: name another one")
+        return table
 
 
 class BatchConfig(Section):

@@ -405,7 +405,8 @@ def test_a_column_that_passes_takes_every_value(database: Database) -> None:
     assert set(passed) == {
         ("varchar(10)", "varchar(10)"), ("varchar(11)", "varchar(10)"), ("varchar", "varchar(10)"),
         ("text", "varchar(10)"), ("varchar", "text"), ("text", "text"), ("integer", "integer"), ("bigint", "integer"),
-        ("numeric", "integer"), ("bigint", "bigint"), ("numeric", "bigint"), ("numeric", "numeric"),
+        ("numeric", "integer"), ("numeric(40,20)", "integer"), ("numeric(40,20)", "bigint"),
+        ("bigint", "bigint"), ("numeric", "bigint"), ("numeric", "numeric"),
         ("boolean", "boolean"), ("date", "date"), ("timestamptz", "timestamptz"), ("jsonb", "jsonb"),
     }  # fmt: skip
 

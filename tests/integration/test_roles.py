@@ -494,7 +494,10 @@ def test_check_names_what_is_too_much_and_how_to_take_it_back(login_database: Lo
     for what, whom in EXCESS:
         login_database.execute(f"GRANT {what} TO {whom}")
     named = {f"{whom.replace('PUBLIC', 'everybody')} should not have {what}" for what, whom in EXCESS}
-    assert set(advice(loader)) == {*named, MAY_READ}
+    found = schema.inspect(custody.dsn(loader), "user_logins", loader.plan()).findings
+    assert {finding.what for finding in found} == {*named, MAY_READ}
+    harmless = {finding.what for finding in found if finding.level == "advice"}
+    assert harmless == {"coatcheck_analyst should not have USAGE ON SCHEMA coatcheck", MAY_READ}
     for finding in schema.inspect(custody.dsn(loader), "user_logins", loader.plan()).findings:
         if finding.hint.startswith("REVOKE "):
             login_database.execute(finding.hint)

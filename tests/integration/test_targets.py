@@ -25,7 +25,6 @@ from coatcheck.pipeline.message import Outcome, Row
 from coatcheck.sinks.postgres.schema import inspect, migrate, verify
 
 _numbers = itertools.count()
-TOKEN = {"type": "varchar(128)", "mask": "token", "domain": "device", "vault": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +69,10 @@ def note(sql: str, columns: dict[str, dict[str, Any]], says: str, **more: Any) -
     return Case(sql, columns, "note", says, **more)
 
 
-TEXT, INT, TOKENS = (
-    of("text"),
-    of("integer"),
-    of(**{"type_": "varchar(128)"}, **{k: v for k, v in TOKEN.items() if k != "type"}),
-)
-TWO = {"a": {"type": "text", "required": True}, "b": {"type": "integer"}}
+Fields = dict[str, dict[str, Any]]
+TEXT, INT = of("text"), of("integer")
+TOKENS: Fields = {"c": {"type": "varchar(128)", "mask": "token", "domain": "device", "vault": False}}
+TWO: Fields = {"a": {"type": "text", "required": True}, "b": {"type": "integer"}}
 TRIGGER = """
 CREATE FUNCTION {{s}}.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
 CREATE TRIGGER tr {when} ON {{s}}.t FOR EACH ROW EXECUTE FUNCTION {{s}}.f()"""

@@ -154,6 +154,7 @@ class _Partition(NamedTuple):
     name: str
     span: Span | None  # None: the default partition
     owner: str  # of the table
+    identified: bool  # REPLICA IDENTITY FULL
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -173,7 +174,11 @@ def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitionin
             hint="a table is partitioned when it is created: let `coatcheck migrate` make a new one, move the rows, "
             "or leave partition_by out",
         )
-    return [_Partition(schema, name, _span(bounds), owner) for owner, _, schema, name, bounds in found if name]
+    return [
+        _Partition(schema, name, _span(bounds), owner, identified)
+        for owner, _, schema, name, bounds, identified in found
+        if name
+    ]
 
 
 def _span(bounds: str) -> Span | None:
@@ -251,6 +256,8 @@ class _Work:
         for other in others:  # who makes it may be a member of the owner; it is to be dropped by him, too
             owner = sql.SQL("; ALTER TABLE {} OWNER TO {}")
             statement += owner.format(table_identifier(name), sql.Identifier(other.owner))
+            if other.identified:  # it is published, and rows of the new one are to be changed, too
+                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(name))
         if self._done(f"partition {name} is missing", statement) is not None:
             self.made.append(name)
 
@@ -338,6 +345,10 @@ def _hint(error: psycopg.Error, table: str) -> str:
         return f"run it as the owner of {table}, who is a member of coatcheck_owner"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again"
+    if isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState):
+        return (
+            "a publication covers it and it has no replica identity: `coatcheck check` shows the statement that helps"
+        )
     if isinstance(error, psycopg.errors.CheckViolation):
         return f"rows of its time came into {other_name(table)} at this moment; run it again"
     if isinstance(error, psycopg.errors.UndefinedTable):
