@@ -1,4 +1,4 @@
-"""A target in a schema of coatcheck's or PostgreSQL's is refused, and what a wrong `migrate` has granted is taken back."""
+"""A target in a schema of coatcheck's or PostgreSQL's is refused; what a wrong `migrate` granted is taken back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_migrate_check_and_run_refuse_it(database: Database, table: str) -> None
     assert caught.value.message.startswith(words)
     assert "[target] table" in caught.value.hint
     assert database.fingerprint() == before
-    assert [one.what for one in inspect(database.dsn, table, EVENTS).stops][0].startswith(words)
+    assert inspect(database.dsn, table, EVENTS).stops[0].what.startswith(words)
     with pytest.raises(ConfigError) as caught:
         verify(database.dsn, table, EVENTS)
     assert caught.value.message.startswith(words)
@@ -47,15 +47,20 @@ def test_where_the_search_path_leads_there(database: Database, path: str, table:
     """A name without a schema is looked up, and made, where the search_path says."""
     dsn = psycopg.conninfo.make_conninfo(database.dsn, options=f"-c search_path={path.replace(' ', '')}")
     before = database.fingerprint()
-    with pytest.raises(ConfigError, match="is in the schema (coatcheck|pg_catalog|pg_temp)"):
+    with pytest.raises(ConfigError, match=r"is in the schema (coatcheck|pg_catalog|pg_temp)"):
         migrate(dsn, table, EVENTS)
     assert database.fingerprint() == before
     with pytest.raises(ConfigError, match="is in the schema"):
         verify(dsn, table, EVENTS)
 
 
-@pytest.mark.parametrize("table", ["coatcheck.vault", "Coatcheck.vault", "COATCHECK.x", "pg_catalog.x", "PG_TEMP.x", "Pg_toast.x",
-                                   "information_schema.x", "INFORMATION_SCHEMA.x", "pg_temp_12.x"])  # fmt: skip
+REFUSED = (
+    "coatcheck.vault", "Coatcheck.vault", "COATCHECK.x", "pg_catalog.x", "PG_TEMP.x", "Pg_toast.x",
+    "information_schema.x", "INFORMATION_SCHEMA.x", "pg_temp_12.x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("table", REFUSED)
 def test_the_configuration_refuses_it(table: str) -> None:
     with pytest.raises(ValueError, match="is not for tables of yours"):
         Config.model_validate({"target": {"table": table}})
@@ -71,7 +76,7 @@ def test_the_command_says_so(alone: Alone, login_database: LoginDatabase) -> Non
     assert "is not for tables of yours" in done.err
 
 
-# --- privileges in excess -----------------------------------------------------------------------------------------------
+# --- privileges in excess ---------------------------------------------------------------------------------------------
 
 
 BY_A_WRONG_MIGRATE = (

@@ -341,18 +341,24 @@ class _Work:
 
 
 def _hint(error: psycopg.Error, table: str) -> str:
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"run it as the owner of {table}, who is a member of coatcheck_owner"
-    if isinstance(error, psycopg.errors.LockNotAvailable):
-        return f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again"
-    if isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState):
-        return (
-            "a publication covers it and it has no replica identity: `coatcheck check` shows the statement that helps"
-        )
-    if isinstance(error, psycopg.errors.CheckViolation):
-        return f"rows of its time came into {other_name(table)} at this moment; run it again"
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return "somebody has taken it out at this moment: it is his"
-    if isinstance(error, psycopg.errors.DuplicateTable):
-        return "a table of this name exists and is no partition for this time: rename it"
-    return "see PostgreSQL's log"
+    hints: tuple[tuple[type[psycopg.Error], str], ...] = (
+        (psycopg.errors.InsufficientPrivilege, f"run it as the owner of {table}, who is a member of coatcheck_owner"),
+        (
+            psycopg.errors.LockNotAvailable,
+            f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again",
+        ),
+        (
+            psycopg.errors.ObjectNotInPrerequisiteState,
+            "if it is published, it needs a replica identity: `coatcheck check` shows the statement",
+        ),
+        (
+            psycopg.errors.CheckViolation,
+            f"rows of its time came into {other_name(table)} at this moment; run it again",
+        ),
+        (psycopg.errors.UndefinedTable, "somebody has taken it out at this moment: it is his"),
+        (
+            psycopg.errors.DuplicateTable,
+            "a table of this name exists and is no partition for this time: rename it",
+        ),
+    )
+    return next((hint for kind, hint in hints if isinstance(error, kind)), "see PostgreSQL's log")
