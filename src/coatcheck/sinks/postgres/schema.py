@@ -239,11 +239,10 @@ def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | 
         try:
             findings: list[Finding] = []
             version = _readable_version(connection, findings)
-            findings += _target(connection, table, columns)
+            findings += _target(connection, table, columns, partitioned=by is not None)
             stops = tuple(finding for finding in findings if finding.level == "error")
             findings += _advice(connection, table, columns, version)
             findings += _partition_findings(connection, table, by) if by and _table_columns(connection, table) else []
-            findings += target_findings.replica_identities(connection, table, columns, partitioned=by is not None)
             if version == newest():
                 findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
@@ -251,9 +250,19 @@ def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | 
     return SchemaState(version, server, tuple(findings), stops)
 
 
-def _target(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[Finding]:
+def _target(
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool
+) -> list[Finding]:
     """Return what keeps rows out of the target table, what may, and the privileges that this user lacks."""
-    findings = target_findings.inspect(connection, table, columns)
+    findings = []
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '2s'")  # a worker that starts need not wait for the table
+            findings += target_findings.inspect(connection, table, columns)
+            findings += target_findings.replica_identities(connection, table, columns, partitioned=partitioned)
+    except psycopg.errors.LockNotAvailable:
+        what = f"the target table {table} is locked by somebody else: it was not looked at"
+        return [Finding("database", "advice", what, "run `coatcheck check` again when it is free")]
     at = named(table) | {"columns": [column.name for column in columns if column.stored]}
     findings += [
         _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")

@@ -64,7 +64,7 @@ def _tried(
     of_domains = {oid: each.name for each in actual for oid in each.domains if each.name in fields}
     types = {each.name: each.base for each in actual}
     tried = []
-    with connection.transaction():
+    with connection.transaction(force_rollback=True):  # and with it the settings
         connection.execute(_SETTINGS)
         for row in ask(connection, target, "target_constraints", columns=[*fields], domains=[*of_domains]):
             constraint = _Constraint(*row)
