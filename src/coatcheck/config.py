@@ -19,6 +19,7 @@ from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
 DEFAULT_PIPELINE = "default"
 """The name of the pipeline of a configuration without `[pipelines]`."""
+_SCHEMAS_IN_USE = ("coatcheck", "information_schema")  # and pg_..., which are PostgreSQL's
 _NAME_LENGTH = 63  # PostgreSQL cuts longer names
 
 
@@ -69,6 +70,14 @@ class TargetConfig(Section):
         description="what becomes of a message whose row a trigger or rule of the table keeps out without an error; "
         "accept: the table puts such rows elsewhere, and `run --json` counts them as `suppressed`",
     )
+
+    @field_validator("table")
+    @classmethod
+    def _in_a_schema_of_yours(cls, table: str) -> str:
+        schema, dot, _ = table.casefold().rpartition(".")
+        if dot and (schema in _SCHEMAS_IN_USE or schema.startswith("pg_")):
+            raise ValueError(f"the schema {schema} is not for tables of yours: name another one")
+        return table
 
 
 class BatchConfig(Section):

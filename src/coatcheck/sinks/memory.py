@@ -27,7 +27,8 @@ class MemorySink:
         """Apply a batch at once: nothing of it is visible before all of it is."""
         outcome = Outcome()
         seen: set[tuple[bytes, int]] = set()
-        for entry in (*batch.rows, *batch.rejected):
+        entries: list[Row | Rejected] = [*batch.rows, *batch.rejected]
+        for entry in entries:
             if (key := (entry.key, entry.slot)) in self._ledger or key in seen:
                 outcome.duplicates += 1
                 continue

@@ -38,6 +38,9 @@ TAKES_TOO_LONG = ("57014", "25P04")
 """statement_timeout, or somebody's cancellation, and transaction_timeout: a smaller batch may be quick enough."""
 _UNFIT = "55000"
 """The target is no table that rows can be put into."""
+_UNPUBLISHED = "55000 replica identity"
+"""The same code, of a table that is published and cannot be updated. Told by the function of the server that raises it:
+the text is in the server's language."""
 RETIRED = "CC001"
 """Ours: the token key is retired (coatcheck.using_key)."""
 _NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK = "CC003", "CC004", "CC005", "CC006"
@@ -52,6 +55,8 @@ _HINTS = {
     "42501": "grant the privilege, or run `coatcheck migrate` as the owner; `coatcheck check` lists what is missing",
     "23514": "rows that are there already break the rule: mask or remove them first",
     _UNFIT: "the target takes no rows: is it a view, or a foreign table?",
+    _UNPUBLISHED: "a publication covers the table and it has no replica identity: ALTER TABLE ... REPLICA IDENTITY "
+    "FULL, for each of its partitions, too; `coatcheck check` names them",
     RETIRED: "another keyring is in use by now: bring it here and start again",
     _NOT_OPEN: "begin with `coatcheck reveal open`, which puts it on the trail; an opening lasts minutes",
     _NOT_ON_DISK: "the opening is not on the disk of the database yet: open the request again in a second",
@@ -130,8 +135,11 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
             f"cannot {action}: the database's server does not prove by TLS who it is",
             hint="name its authority by sslrootcert in [target] dsn, or, on a network that you trust, sslmode=disable",
         )
+    code_of_hint = code
     kind: type[CoatcheckError] = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
     if code in (_NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK):
         kind = RefusedError
-    hint = _HINTS.get(code, "look the code up in PostgreSQL's documentation, appendix A")
+    if code == _UNFIT and error.diag.source_function == "CheckCmdReplicaIdentity":
+        kind, code_of_hint = ConfigError, _UNPUBLISHED
+    hint = _HINTS.get(code_of_hint, "look the code up in PostgreSQL's documentation, appendix A")
     return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)
