@@ -15,6 +15,7 @@ from coatcheck.pipeline.message import Outcome
 from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.schema import inspect, migrate
 from coatcheck.sql import migrations
+from coatcheck.sql.register import Pipeline
 
 OBJECTS = """
 SELECT n.nspname, c.relname, c.relkind::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
@@ -127,5 +128,7 @@ def test_a_lock_that_does_not_come_leaves_the_old_state(database: Database) -> N
     with psycopg.connect(database.dsn) as reader:
         reader.execute("SELECT FROM theirs")
         with pytest.raises(CoatcheckError, match="55P03"):
-            migrate(database.dsn, "theirs", MASKED, constrain=True, epochs=[year(database)])
+            migrate(
+                database.dsn, "theirs", MASKED, constrain=True, epochs=[year(database)], pipeline=Pipeline("theirs")
+            )
     assert database.execute(OBJECTS) == before

@@ -23,6 +23,8 @@ from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column
 from coatcheck.pipeline.message import Outcome, Row
 from coatcheck.sinks.postgres.schema import inspect, migrate, verify
+from coatcheck.sql.connection import connect
+from coatcheck.sql.register import Pipeline, put
 
 _numbers = itertools.count()
 
@@ -406,6 +408,8 @@ def make(database: Database, case: Case) -> str:
     if "citext" in case.sql:
         database.execute(f"DROP EXTENSION IF EXISTS citext CASCADE; CREATE EXTENSION citext SCHEMA {schema}")
     database.execute(case.sql.format(s=schema))
+    with connect(database.dsn) as connection:
+        put(connection, Pipeline(schema, schema, case.table), columns_of(case.columns))
     return schema
 
 
@@ -413,7 +417,7 @@ def messages(columns: tuple[Column, ...], config: dict[str, dict[str, Any]]) -> 
     """Return the rows of a full message and of one with the required fields only, as the road makes them."""
     road = a_road(columns)
     full = {name: GOOD.get(options["type"].partition("(")[0], "text") for name, options in config.items()}
-    bare = {name: value for name, value in full.items() if config[name].get("required")}
+    bare = {name: value if config[name].get("required") else None for name, value in full.items()}
     made = []
     for body in (full, bare):
         id_ = f"00000000-0000-4000-8000-{next(_numbers):012d}"
@@ -437,7 +441,7 @@ def test_check_and_run_say_the_same(targets: tuple[Database, str], name: str) ->
     (database, dsn), case = targets, CASES[name]
     schema = make(database, case)
     table, columns = f"{schema}.{case.table}", columns_of(case.columns)
-    state = inspect(dsn, table, columns)
+    state = inspect(dsn, table, columns, pipeline=table.split(".", maxsplit=1)[0])
     about = [
         one
         for one in state.findings
@@ -453,7 +457,7 @@ def test_check_and_run_say_the_same(targets: tuple[Database, str], name: str) ->
         assert case.cautious or outcome is None or outcome.refused, "check is wrong"
         return
     assert [one for one in state.findings if one.level == "error"] == []
-    verify(dsn, table, columns)
+    verify(dsn, table, columns, table.split(".", maxsplit=1)[0])
     assert run(dsn, table, columns, full) == Outcome(loaded=1)
     outcome = run(dsn, table, columns, bare)
     assert outcome is not None
@@ -463,7 +467,7 @@ def test_check_and_run_say_the_same(targets: tuple[Database, str], name: str) ->
 def refused_at_the_start(dsn: str, table: str, columns: tuple[Column, ...], about: list[Finding]) -> None:
     errors = [one for one in about if one.level == "error"]
     with pytest.raises(ConfigError) as caught:
-        verify(dsn, table, columns)
+        verify(dsn, table, columns, table.split(".", maxsplit=1)[0])
     assert caught.value.message.startswith(errors[0].what)
     assert caught.value.hint == errors[0].hint
 
@@ -500,7 +504,9 @@ def test_check_runs_no_code_of_the_tables_owner(targets: tuple[Database, str], n
         f"CREATE FUNCTION {schema}.starts_with(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT {schema}.evil($1)'"
     )
     dsn = psycopg.conninfo.make_conninfo(database.dsn, options=f"-c search_path={schema},pg_catalog")
-    findings = [one for one in inspect(dsn, f"{schema}.t", columns_of(TOKENS)).findings if " k (" in one.what]
+    findings = [
+        one for one in inspect(dsn, f"{schema}.t", columns_of(TOKENS), pipeline=schema).findings if " k (" in one.what
+    ]
     assert len(findings) == (name != "a function in their way")
     assert database.count(f"{schema}.said") == 0
     assert database.value(f"SELECT is_called FROM {schema}.counted") is False
@@ -509,7 +515,7 @@ def test_check_runs_no_code_of_the_tables_owner(targets: tuple[Database, str], n
 def test_the_probe_writes_nothing(targets: tuple[Database, str]) -> None:
     database, dsn = targets
     schema = make(database, ok("CREATE TABLE {s}.t (id bigserial, c text)", TEXT))
-    verify(dsn, f"{schema}.t", columns_of(TEXT))
+    verify(dsn, f"{schema}.t", columns_of(TEXT), schema)
     assert database.count(f"{schema}.t") == 0
     assert database.value(f"SELECT is_called FROM {schema}.t_id_seq") is False
 
@@ -520,8 +526,8 @@ def test_a_locked_table_does_not_keep_a_worker_from_starting(targets: tuple[Data
     for mode in ("SHARE", "ACCESS EXCLUSIVE"):
         with database.session() as other, other.transaction():
             other.execute(f"LOCK TABLE {schema}.t IN {mode} MODE".encode())
-            verify(dsn, f"{schema}.t", columns_of(TEXT))
-            whats = [one.what for one in inspect(dsn, f"{schema}.t", columns_of(TEXT)).findings]
+            verify(dsn, f"{schema}.t", columns_of(TEXT), schema)
+            whats = [one.what for one in inspect(dsn, f"{schema}.t", columns_of(TEXT), pipeline=schema).findings]
             assert (f"the target table {schema}.t is locked by somebody else: it was not looked at" in whats) is (
                 mode == "ACCESS EXCLUSIVE"
             )
@@ -537,6 +543,6 @@ def test_no_finding_shows_what_an_expression_holds(targets: tuple[Database, str]
     sql += f" d text CONSTRAINT j CHECK (d = '{CANARY}'))"
     schema = make(database, ok(sql, TEXT))
     columns = columns_of({"c": TEXT["c"], "d": TOKENS["c"]})
-    state = inspect(dsn, f"{schema}.t", columns)
+    state = inspect(dsn, f"{schema}.t", columns, pipeline=schema)
     assert {one.level for one in state.findings if " k (" in one.what or " j of " in one.what} == {"advice", "error"}
     assert CANARY not in repr(state)
