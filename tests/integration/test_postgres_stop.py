@@ -172,7 +172,7 @@ def test_a_connection_that_is_refused(
         lambda: inspect(dsn, TABLE, EVENTS),
         lambda: Quarantine(dsn, TABLE, EVENTS),
     ):
-        with pytest.raises(UnreachableError) as caught:
+        with pytest.raises(ConfigError) as caught:
             attempt()
         stopped(caplog, caught.value, code, hint)
         assert "wrong" not in caught.value.message
@@ -181,7 +181,7 @@ def test_a_connection_that_is_refused(
 def test_a_role_that_may_not_log_in(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     dsn = database.role()
     database.execute(f"ALTER ROLE {database.roles[-1]} NOLOGIN")
-    with pytest.raises(UnreachableError) as caught:
+    with pytest.raises(ConfigError) as caught:
         write(postgres_sink(dsn), BATCH)
     stopped(caplog, caught.value, "28000", "may not connect")
 
@@ -204,7 +204,7 @@ def test_a_password_that_changes_while_the_worker_runs(database: Database) -> No
         database.execute(f"ALTER ROLE {database.roles[-1]} PASSWORD 'another'")
         assert (await sink.write(BATCH)).duplicates == 3
         database.terminate()
-        with pytest.raises(UnreachableError, match="28P01"):
+        with pytest.raises(ConfigError, match="28P01"):
             await sink.write(BATCH)
 
     asyncio.run(using(sink, work()))

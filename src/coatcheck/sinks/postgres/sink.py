@@ -25,8 +25,9 @@ from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
+from coatcheck.sinks.postgres.login import LoginPatience
 from coatcheck.sql import query
-from coatcheck.sql.connection import conninfo
+from coatcheck.sql.connection import connect_async, conninfo
 from coatcheck.sql.sqlstate import CANCELLED, READ_ONLY, Verdict, sqlstate_of, stop_error, verdict
 
 _log = logging.getLogger(__name__)
@@ -155,9 +156,11 @@ class PostgresSink:
         epochs: Callable[[], Sequence[int]] = tuple,
         upkeep: bool = True,
         metrics: Metrics | None = None,
+        login_patience_s: float = 0.0,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._conninfo = conninfo(dsn)
+        conninfo(dsn)  # a wrong one is refused here
+        self._dsn, self._login = dsn, LoginPatience(login_patience_s)
         stored = [column for column in columns if column.stored]
         self._statement = compose("write_batch", table, stored)
         self._encoders = [arrays.encoding(column)[1] for column in stored]
@@ -260,7 +263,7 @@ class PostgresSink:
                     try:
                         answer = await self._patient_attempt(parameters)
                     except psycopg.Error as error:
-                        code = _passing(error)
+                        code = self._login.waits_for(error) or _passing(error)
                     else:
                         self._metrics.set("coatcheck_up", 1, "database")
                         age_s = time.time() - parameters["oldest_ms"] / 1000
@@ -317,9 +320,8 @@ class PostgresSink:
         return tuple(found)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, prepare_threshold=5 if self._prepare else None
-        )
+        connection = await connect_async(self._dsn, prepare=self._prepare)
+        self._login.accepted()
         connection.adapters.register_dumper(arrays.BinaryArray, arrays.BinaryArrayDumper)
         self._connections = {one for one in self._connections if not one.closed} | {connection}
         return connection
