@@ -78,7 +78,7 @@ _SILENT = _away(
 )
 _UNKNOWN = Refusal(
     REFUSED,
-    "the database refuses this login, in a language that coatcheck does not read",
+    "the database refuses this login, for a reason that coatcheck does not know",
     "see the server's log; is everything right in [target] dsn: user, password, database?",
 )
 _BUSY = _away(
@@ -258,7 +258,7 @@ _TABLE = (
         ),
     ),
     (
-        r"parameter \"|parameter '|unrecognized configuration parameter|is not supported by",
+        r"(for|set|configuration) parameter|conversion between .* is not supported",
         Refusal(
             UNSUITABLE,
             "the server does not take a setting of this connection",
