@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
-from tests.support.fix_postgres import OPTIONS, Database, postgres
+from tests.support.fix_postgres import Database
 from tests.support.fix_servers import LoginDatabase
 from tests.support.pooler import needs_pgbouncer, pgbouncer
 from tests.support.vaults import COLUMNS, Loader, configuration, event, token
@@ -23,8 +23,8 @@ from tests.support.vaults import COLUMNS, Loader, configuration, event, token
 from coatcheck import app, desk, erasure, maintenance, rotation, trail
 from coatcheck.config import Config
 from coatcheck.demo.servers import PostgresServer
-from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.erasure import Why
+from coatcheck.errors import ConfigError
 from coatcheck.keys.local import create
 from coatcheck.sinks.postgres import schema
 from coatcheck.sinks.postgres.quarantine import Selection
@@ -34,7 +34,7 @@ TABLE = "Logins"  # with a capital letter: it shows whether names are quoted onc
 NAME, FAR = "Zoë", "東京"
 WHY = Why("DSAR", "INC-1")
 PICKED = ("who", "address", "device", "ip")
-TOUR = {
+TOUR: dict[str, dict[str, object]] = {
     **{name: COLUMNS[name] for name in PICKED},
     "tags": {"from": "tags", "type": "jsonb"},
     "at": {"from": "at", "type": "timestamptz"},
@@ -254,7 +254,8 @@ def hostile(place: Database, where: str, settings: dict[str, str], patch: pytest
         place.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}")
     elif where == "dsn":
         encoding = settings.get("client_encoding", "LATIN1")
-        yield f"{place.server.dsn.rpartition('/')[0]}/{place.name}?client_encoding={encoding}&options={quote(options(settings))}"
+        server = place.server.dsn.rpartition("/")[0]
+        yield f"{server}/{place.name}?client_encoding={encoding}&options={quote(options(settings))}"
     else:
         patch.setenv("PGOPTIONS", options(settings))
         patch.setenv("PGCLIENTENCODING", settings["client_encoding"])
@@ -328,8 +329,8 @@ def test_the_tour_behind_a_pooler(
     place: LoginDatabase,
     tmp_path: Path,
     kind: str,
-    reset: bool,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001 - a case
+    reset: bool,  # noqa: FBT001 - a case
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each transaction may run in another session, which begins as hostile as the last; and none of ours stays."""
     with (

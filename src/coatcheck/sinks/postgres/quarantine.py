@@ -69,8 +69,6 @@ class Quarantine:
     def __init__(self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "") -> None:
         self._kid = kid
         self._connection = connect(dsn)
-        with translated("connect to the quarantine"):
-            self._connection.execute("SET synchronous_commit = on")  # what is opened is on the disk first
         self._request = 0
         stored = [column for column in columns if column.stored]
         self._encoders = [arrays.encoding(column)[1] for column in stored]

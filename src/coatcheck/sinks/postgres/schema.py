@@ -13,7 +13,7 @@ from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column, ColumnType, Kind
-from coatcheck.sinks.postgres import partitions, roles
+from coatcheck.sinks.postgres import durability, partitions, roles
 from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
@@ -82,6 +82,7 @@ def migrate(
     lock. Raises UnreachableError, ConfigError.
     """
     with connect(dsn) as connection, translated("migrate the database"):
+        durability.refuse_look_alikes(connection)
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
@@ -214,7 +215,7 @@ def inspect(dsn: str, table: str, columns: Sequence[Column], by: Partitioning | 
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
-            findings: list[Finding] = []
+            findings = list(durability.findings(connection, _named(table)))
             version = _readable_version(connection, findings)
             actual = _table_columns(connection, table)
             findings += table_findings(table, columns, actual)
@@ -325,7 +326,11 @@ def _holds(actual: str, wanted: ColumnType) -> bool:
 
 def verify(dsn: str, table: str, columns: Sequence[Column]) -> None:
     """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
-    wrong = [finding for finding in inspect(dsn, table, columns).findings if finding.level == "error"]
+    found = inspect(dsn, table, columns).findings
+    for finding in found:
+        if isinstance(finding, durability.Risk):
+            _log.warning(finding.what)
+    wrong = [finding for finding in found if finding.level == "error"]
     if wrong:
         first, more = wrong[0], len(wrong) - 1
         raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)
