@@ -51,6 +51,22 @@ class TargetConfig(Section):
         description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables; "
         "another host is held to sslmode=verify-full unless they say otherwise",
     )
+    password_command: tuple[str, ...] = Field(
+        (),
+        description="program and arguments, run without a shell for each new connection; the first line it prints is "
+        "the password",
+    )
+    iam: bool = Field(
+        False,
+        description="log in to RDS or Aurora by IAM: each new connection gets a token of its own (needs TLS, and one "
+        "host, port and user); region: the host's name, then [keys] region, then the AWS SDK's own search",
+    )
+    login_patience_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="how long a running worker waits for a database that refuses its login, as while a password is "
+        "being changed, before it stops; 0: not at all",
+    )
     table: str = Field(
         "user_logins",
         pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?$",
@@ -69,6 +85,12 @@ class TargetConfig(Section):
     prepare: bool = Field(
         False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
     )
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.iam and self.password_command:
+            raise ValueError("password_command and iam both make the password: leave one out")
+        return self
 
 
 class BatchConfig(Section):

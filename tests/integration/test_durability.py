@@ -168,7 +168,8 @@ def test_a_temporary_table(database: Database) -> None:
     """Only its own session sees it by its bare name; a name with the schema leads everybody there."""
     with database.session() as session:
         session.execute("CREATE TEMPORARY TABLE passing (name varchar(64), number integer)")
-        (schema,) = session.execute("SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()").fetchone() or ()
+        found_schema = session.execute("SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()").fetchone()
+        schema = found_schema[0] if found_schema else ""
         found = errors(inspect(database.dsn, f"{schema}.passing", EVENTS).findings)
     assert f"{schema}.passing is a temporary table: it ends with its session" in found
 

@@ -115,7 +115,7 @@ _TABLE = (
         ),
     ),
     (
-        r"no such database|unknown database",
+        r"no such database|unknown database|bouncer config error",
         Refusal(
             "3D000",
             "the pooler does not know the database",
