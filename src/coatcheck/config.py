@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from coatcheck.config_columns import ColumnConfig, login_columns
-from coatcheck.config_file import in_file
+from coatcheck.config_file import command, in_file
 from coatcheck.config_section import Section
 from coatcheck.config_telemetry import TelemetryConfig
 from coatcheck.errors import ConfigError
@@ -51,10 +51,10 @@ class TargetConfig(Section):
         description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables; "
         "another host is held to sslmode=verify-full unless they say otherwise",
     )
-    password_command: tuple[str, ...] = Field(
+    password_command: Annotated[tuple[str, ...], NoDecode, BeforeValidator(command)] = Field(
         (),
-        description="program and arguments, run without a shell for each new connection; the first line it prints is "
-        "the password",
+        description="program (its absolute path) and arguments, run without a shell for each new connection; the first "
+        "line it prints is the password",
     )
     iam: bool = Field(
         False,
@@ -64,8 +64,7 @@ class TargetConfig(Section):
     login_patience_seconds: float = Field(
         120.0,
         ge=0,
-        description="how long a running worker waits for a database that refuses its login, as while a password is "
-        "being changed, before it stops; 0: not at all",
+        description="how long a running worker bears with a refused login (a password being changed) before it stops",
     )
     table: str = Field(
         "user_logins",

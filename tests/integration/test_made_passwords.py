@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_password_that_changes_while_a_worker_runs(
     role, path = database.roles[-1], tmp_path / "password"
     path.write_text("known")
     bare = psycopg.conninfo.make_conninfo(role_dsn, password="")
-    config = configured(dsn=bare, password_command=("cat", str(path)))
+    config = configured(dsn=bare, password_command=(shutil.which("cat"), str(path)))
     dsn = custody.dsn(config)
     sink = postgres_sink(dsn, connections=1, login_patience_s=60.0)
 
@@ -101,9 +103,20 @@ def test_a_password_that_changes_while_a_worker_runs(
     assert CANARY not in repr(dsn) + repr(config) + repr(sink)
 
 
+def test_a_command_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COATCHECK_TARGET__PASSWORD_COMMAND", json.dumps(["/bin/echo", "a b"]))
+    assert Config().target.password_command == ("/bin/echo", "a b")
+
+
+@pytest.mark.parametrize("command", ["/bin/echo x", ["echo"], ["./echo"], ["/bin/echo", 1], ["/bin/echo", "\0"]])
+def test_a_command_that_is_none(command: object) -> None:
+    with pytest.raises(ValueError, match=r"absolute path|a list of a program"):
+        configured(password_command=command)
+
+
 def test_one_way_to_a_password() -> None:
     with pytest.raises(ValueError, match="leave one out"):
-        configured(password_command=("true",), iam=True)
+        configured(password_command=("/bin/true",), iam=True)
 
 
 @pytest.fixture
