@@ -177,14 +177,14 @@ def test_no_sqs_at_the_start(command: Command) -> None:
 
 def test_a_wrong_password(command: Command, login_database: LoginDatabase) -> None:
     dsn = psycopg.conninfo.make_conninfo(login_database.dsn, password="another")
-    done = command("run", "--drain", code=3, DATABASE_URL=dsn)
+    done = command("run", "--drain", code=2, DATABASE_URL=dsn)
     said(done, "cannot connect to the database: .*", "the user name or password is wrong: .*PGPASSWORD")
     assert "another" not in done.err
 
 
 def test_a_database_that_does_not_exist(command: Command, login_database: LoginDatabase) -> None:
     dsn = psycopg.conninfo.make_conninfo(login_database.dsn, dbname="nowhere")
-    done = command("run", "--drain", code=3, DATABASE_URL=dsn)
+    done = command("run", "--drain", code=2, DATABASE_URL=dsn)
     said(done, "cannot connect to the database: .*", "create the database, or correct .*")
 
 

@@ -318,8 +318,8 @@ _TABLE = (
     (
         r"[Cc]onnection refused|No such file or directory",
         _away(
-            "the database does not answer: nobody listens there",
-            "is PostgreSQL up? see host and port in [target] dsn, DATABASE_URL and the PG* variables",
+            "the database does not answer",
+            "is PostgreSQL up? nobody listens at the host and port of [target] dsn, DATABASE_URL or PGHOST and PGPORT",
         ),
     ),
     (
