@@ -13,7 +13,7 @@ from typing import Final
 
 import psycopg
 
-from coatcheck.errors import CoatcheckError, UnreachableError
+from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 
 NO_ANSWER: Final = "08006"
 UNTRUSTED: Final = "TLS00"
@@ -42,11 +42,12 @@ class Refusal:
     what: str
     hint: str
     permanent: bool = True
+    kind: type[CoatcheckError] = UnreachableError
 
     def error(self, action: str) -> CoatcheckError:
         """Return our error for the failure to do `action`."""
         ours = self.code in (UNTRUSTED, NO_PASSWORD, UNSUITABLE, REFUSED, NO_ANSWER)
-        return UnreachableError(f"cannot {action}: {self.what}" + ("" if ours else f" ({self.code})"), hint=self.hint)
+        return self.kind(f"cannot {action}: {self.what}" + ("" if ours else f" ({self.code})"), hint=self.hint)
 
 
 def _away(what: str, hint: str, code: str = NO_ANSWER) -> Refusal:
@@ -103,6 +104,7 @@ _TABLE = (
             UNSUITABLE,
             "the pooler does not take a parameter of the connection string",
             "leave options out of [target] dsn and PGOPTIONS, or have PgBouncer ignore it: ignore_startup_parameters",
+            kind=ConfigError,
         ),
     ),
     (
@@ -263,6 +265,7 @@ _TABLE = (
             "the server does not take a setting of this connection",
             "see options in [target] dsn, PGOPTIONS, and "
             "ALTER ROLE and DATABASE ... SET; the database's encoding has to be one that UTF-8 can be converted to",
+            kind=ConfigError,
         ),
     ),
     # TLS
@@ -339,7 +342,7 @@ _ANSWERED = re.compile(r"(?:failed|server|bad): \S[^\n:]{0,40}:  \S|^[^\n:]{0,40
 def refusal(error: psycopg.Error) -> Refusal:
     """Return why there is no connection. `error` has no SQLSTATE."""
     if isinstance(error, NotConnectedError):
-        return Refusal(error.code, error.told.message, error.told.hint, type(error.told))
+        return Refusal(error.code, error.told.message, error.told.hint, kind=type(error.told))
     text = _NAMES.sub("", str(error))
     found = next((refusal for words, refusal in _KNOWN if words.search(text)), None)
     if found is not None:
