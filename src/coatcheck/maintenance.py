@@ -58,6 +58,7 @@ def _partitions(config: Config) -> Kept:
         return Kept()
     dsn, table = custody.dsn(config), config.target.table
     with translated("maintain the target's partitions"), schema.turn(dsn), connect(dsn) as connection:
+        table = schema.where(connection, config.pipeline, table)
         kept = partitions.keep(connection, table, by)
         if kept.made:  # who gives rows new tokens needs to be let into each partition
             roles.install(connection, table, config.plan())

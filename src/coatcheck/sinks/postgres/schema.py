@@ -95,6 +95,7 @@ def migrate(
             connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
             target_findings.refuse_misplaced(connection, table)
             applied = _apply(connection)
+            table = where(connection, pipeline.name, table)
             created = _make_target(connection, table, columns, by)
             register.put(connection, _at_home(connection, table, pipeline), columns)
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
@@ -259,8 +260,10 @@ def inspect(
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
-            findings = list(durability.findings(connection, named(table)))
+            findings: list[Finding] = []
             version = _readable_version(connection, findings)
+            table = where(connection, pipeline, table) if version == newest() else table
+            findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
             if version == newest():
                 findings += _register_findings(connection, pipeline, table, columns)
@@ -295,6 +298,21 @@ def _target(
     if all(finding.level != "error" for finding in findings):
         findings += target_findings.probe(connection, table, columns)
     return findings
+
+
+def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str:
+    """Return a pipeline's table: with the schema it is registered with, where this login's search_path leads elsewhere.
+
+    Raises psycopg.Error.
+    """
+    try:
+        known = register.pipelines(connection).get(pipeline)
+    except psycopg.errors.InsufficientPrivilege:
+        return table  # which one is missing is found with the others
+    if known is None or table != known.table:
+        return table
+    found = connection.execute(query("table_schema"), named(table)).fetchone()
+    return table if found == (known.schema,) else known.qualified
 
 
 def _register_findings(
