@@ -290,6 +290,9 @@ def _target(
     except psycopg.errors.LockNotAvailable:
         what = f"the target table {table} is locked by somebody else: it was not looked at"
         return [Finding("database", "advice", what, "run `coatcheck check` again when it is free")]
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        what = f"the target table {table} cannot be asked what it takes (55000)"
+        return [_wrong(what, "is it a foreign table whose wrapper has no handler? load into a table of this server")]
     at = named(table) | {"columns": [column.name for column in columns if column.stored]}
     findings += [
         _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
