@@ -182,6 +182,15 @@ def test_a_rotation_takes_every_table_along(two: Two) -> None:
     assert two.database.count("tb") == 4
 
 
+def test_a_view_of_an_earlier_rotation_is_replaced(two: Two) -> None:
+    rotation.rotate(two.a)
+    rotation.retire(two.a, "k1")
+    app.migrate(named(two.database, two.a.keys.path, "b", "tb", {"id": PLAIN, "address": IP}))
+    two.database.execute("GRANT SELECT ON tb TO PUBLIC")
+    assert rotation.rotate(two.a).views == ("public.ta_current", "public.tb_current")
+    assert two.database.value("SELECT has_table_privilege('public', 'tb_current', 'SELECT')")
+
+
 def test_a_key_is_not_retired_while_another_table_has_tokens_of_it(two: Two) -> None:
     old = Path(shutil.copytree(two.b.keys.path, two.b.keys.path.with_name("old")))
     late = two.b.model_copy(update={"keys": two.b.keys.model_copy(update={"path": old})})
