@@ -6,6 +6,7 @@ After each step the databases and the keyring are held against what ought to be 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,20 +61,21 @@ from coatcheck.vault import retokenize as retokenize_module
 from coatcheck.vault.retokenize import Retokenized
 
 WHY = Why("DSAR", "INC-1")
-IPS = ("10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.1.2", "10.0.2.1")
-PHONES = ("+49 1", "+49 2", "+49 3")
-WHOS = ("ada", "bob", "eve")
+IPS = ("10.0.0.1", "10.0.0.2", "10.0.1.1")
+PHONES = ("+49 1", "+49 2")
+WHOS = ("ada", "bob")
+"""Few values, so that what is done to one meets it again."""
 
 pipelines = st.sampled_from(sorted(HOME))
 places = st.sampled_from([ONE, TWO])
-slots = st.sampled_from([0, 1])
+slots = st.sampled_from([0, 0, 1])
 fresh = st.tuples(
     st.sampled_from([GOOD, GOOD, GOOD, REFUSED, BAD]), st.sampled_from(IPS), st.sampled_from(PHONES), st.sampled_from(WHOS)
 )
 again = st.lists(st.integers(0, 200), max_size=3)
 """Which earlier messages come once more; counted round."""
 batches = st.lists(fresh, min_size=1, max_size=4)
-epochs = st.sampled_from([None, None, None, *OLD_EPOCHS])
+epochs = st.sampled_from([None, None, None, None, *OLD_EPOCHS])
 picks = st.integers(0, 200)
 
 
@@ -231,7 +233,7 @@ class Pipelines(RuleBasedStateMachine):
     def rotate(self, pipeline: str) -> None:
         config, before = self.world.config(pipeline), self._kids()
         if len(before) > 1:
-            with pytest.raises(RefusedError, match="is not over"):
+            with pytest.raises((RefusedError, ConfigError), match=r"is not over|does not know the token key"):
                 rotation.rotate(config)
             assert self._kids() == before
             return
@@ -284,7 +286,9 @@ class Pipelines(RuleBasedStateMachine):
             done = rotation.retire(self.world.config(pipeline), kids[1])
         except RefusedError:
             assert before.under(kids[1]) or _only_under(before, kids[1])
-            assert self.truth.look(HOME[pipeline]) == before
+            after = self.truth.look(HOME[pipeline])
+            before.keys |= {kid: key for kid, key in after.keys.items() if kid not in before.keys}
+            assert after == before, "it may take note of keys, and change nothing"
             assert self._kids() == kids
             return
         assert not before.under(kids[1])
@@ -331,14 +335,12 @@ class Pipelines(RuleBasedStateMachine):
 
     # -- erasure
 
-    @rule(pipeline=pipelines, ip=st.sampled_from(IPS))
-    def erase_a_value(self, pipeline: str, ip: str) -> None:
-        self._erased(pipeline, "ip", ip, lambda config: erasure.erase_value(config, "ip", ip, WHY))
-        self.truth.forgotten(HOME[pipeline], ip)
-
-    @rule(pipeline=st.sampled_from(["default", "b"]), phone=st.sampled_from(PHONES))
-    def erase_a_phone(self, pipeline: str, phone: str) -> None:
-        self._erased(pipeline, "phone", phone, lambda config: erasure.erase_value(config, "phone", phone, WHY))
+    @rule(pipeline=pipelines, value=st.sampled_from([*IPS, *IPS, *PHONES]))
+    def erase_a_value(self, pipeline: str, value: str) -> None:
+        domain = "ip" if value in IPS else "phone"
+        self._erased(pipeline, domain, value, lambda config: erasure.erase_value(config, domain, value, WHY))
+        if domain == "ip":
+            self.truth.forgotten(HOME[pipeline], value)
 
     def _erased(self, pipeline: str, domain: str, value: str, work: Callable[[Config], object]) -> None:
         """Erase a value; where no column has its domain any more, no row has a text of it."""
@@ -391,16 +393,15 @@ class Pipelines(RuleBasedStateMachine):
             ):
                 self.truth.forgotten(place, ip)
 
-    @rule(pipeline=pipelines, epoch=st.sampled_from(OLD_EPOCHS))
-    def erase_an_epoch(self, pipeline: str, epoch: int) -> None:
-        before = self.truth.look(HOME[pipeline])
-        erasure.erase_epoch(self.world.config(pipeline), epoch, WHY)
-        self._let_go(HOME[pipeline], before, {epoch})
-
-    @rule(pipeline=pipelines)
-    def maintain(self, pipeline: str) -> None:
+    @rule(pipeline=pipelines, epoch=st.sampled_from([*OLD_EPOCHS, None]))
+    def let_epochs_go(self, pipeline: str, epoch: int | None) -> None:
+        """Erase one that is over, or do what is due, which is what no pipeline keeps."""
         place = HOME[pipeline]
         before = self.truth.look(place)
+        if epoch is not None:
+            erasure.erase_epoch(self.world.config(pipeline), epoch, WHY)
+            self._let_go(place, before, {epoch})
+            return
         done = maintenance.maintain(self.world.config(pipeline), WHY)
         kept = [shape for name, shape in self.world.shapes.items() if HOME[name] == place and not shape.keep_epochs]
         old = {epoch for _, epoch in before.originals if epoch in OLD_EPOCHS}
@@ -491,7 +492,8 @@ def run(base: Templates, folder: Path, *, shard: int, examples: int, steps: int)
                 deadline=None,
                 database=None,
                 print_blob=True,
-                phases=(Phase.generate, Phase.shrink),
+                report_multiple_bugs=False,
+                phases=(Phase.generate, Phase.shrink)[: 1 if os.environ.get('NOSHRINK') else 2],
                 suppress_health_check=list(HealthCheck),
             ),
         )
