@@ -32,6 +32,7 @@ from coatcheck.pipeline.message import Batch, Depth, Message, Outcome, Rejected,
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.postgres import arrays, sink
+from coatcheck.sinks.postgres.trial import without_repeats
 from coatcheck.sources.aws import Keys, Signer
 from coatcheck.sources.sqs_leases import Leases
 from coatcheck.sources.sqs_message import message_of
@@ -168,7 +169,7 @@ def parts(folder: Path) -> dict[str, Callable[[], object]]:
         "leases": lease,
         "decode, validate, mask": travel,
         "vault: find, seal (20 % new)": keep,
-        "arrays for PostgreSQL": lambda: sink._lists(sink._without_repeats(whole), encoders),  # noqa: SLF001
+        "arrays for PostgreSQL": lambda: sink._lists(without_repeats(whole), encoders),  # noqa: SLF001
         "acks: build, sign, read": acks,
         RUNNER: _runner(config, keys, sealer, messages),
     }

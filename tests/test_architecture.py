@@ -12,13 +12,14 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "coatcheck"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "loop", "version", "config_section", "pipeline", "pipeline.message", "pipeline.columns"),
+    ("aws_reason", "errors", "loop", "version", "config_section", "pipeline", "pipeline.message", "pipeline.columns"),
     ("config_columns", "config_file", "config_telemetry", "keys.*", "ops.*", "sql.*", "pipeline.ports"),
     ("config",),
     ("config_pipelines",),
     ("config_load",),
     (
         "pipeline.decode",
+        "pipeline.document",
         "pipeline.validate",
         "pipeline.mask",
         "pipeline.keying",
@@ -28,10 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline.writer",),
     ("pipeline.runner", "sources.*", "sinks.*", "vault.*"),
-    ("config_shown", "custody"),
+    ("config_advice", "config_shown", "custody"),
     ("telemetry", "keyring"),
     ("api", "app", "desk", "erasure", "rotation", "trail"),
-    ("maintenance",),
+    ("check", "maintenance"),
     ("worker", "supervisor", "terminal"),
     ("aws_lambda",),
     ("demo.*",),
@@ -42,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     "pipeline.decode",
+    "pipeline.document",
     "pipeline.validate",
     "pipeline.mask",
     "pipeline.keying",

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-from coatcheck import custody, keyring, telemetry
+from coatcheck import config_advice, custody, keyring
 from coatcheck.config import Config
-from coatcheck.errors import CoatcheckError, ConfigError, Finding
+from coatcheck.errors import ConfigError
 from coatcheck.keys import LoaderKeys, Opener, OpenError, Sealer
 from coatcheck.keys.forms import parse_form
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.columns import Mask, Parse
-from coatcheck.pipeline.message import Batch, Message, Reason, Reject, Row
+from coatcheck.pipeline.message import Batch, Message, Reject, Row
 from coatcheck.pipeline.ports import Tracer, untraced
 from coatcheck.pipeline.road import Road
 from coatcheck.pipeline.runner import Limits, Runner
@@ -29,15 +27,15 @@ from coatcheck.sinks.postgres import figures, schema
 from coatcheck.sinks.postgres.partitions import Partitioning
 from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
-from coatcheck.sources import sqs_queue
+from coatcheck.sources import sqs_queue, sqs_redrive
 from coatcheck.sources.aws import resolve
+from coatcheck.sources.queue_address import named_beside
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
-from coatcheck.sql import newest
-from coatcheck.sql.connection import connect, is_verified, translated
+from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline, held_against
 from coatcheck.vault.epochs import Epochs
-from coatcheck.vault.register import other_forms, register
+from coatcheck.vault.register import register
 from coatcheck.vault.store import VaultStore
 
 _log = logging.getLogger(__name__)
@@ -54,6 +52,7 @@ def road(config: Config, keys: LoaderKeys, sealer: Sealer) -> Road:
         ledger_hash=custody.ledger_hashes(keys),
         sealer=sealer,
         ledger_key=config.ledger.key,
+        pipeline=config.pipeline,
         rotating=len(keys.kids) > 1,
     )
 
@@ -122,7 +121,7 @@ def writer(
     dsn, columns = custody.dsn(config), config.plan()
     schema.verify(dsn, config.target.table, columns, config.pipeline)
     there = registered(config, keys)
-    for finding in _weak_columns(config):
+    for finding in config_advice.weak_columns(config):
         _log.warning(finding.what)
     sink = PostgresSink(
         dsn=dsn,
@@ -135,6 +134,7 @@ def writer(
         pipeline=config.pipeline,
         epochs=Epochs(config.vault.epoch).ahead,
         upkeep=upkeep,
+        accept_suppressed=config.target.suppressed == "accept",
         metrics=metrics,
     )
     return Writer(
@@ -181,8 +181,9 @@ def partitioning(config: Config) -> Partitioning | None:
 
 def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
     """Create or upgrade schema and target table; with `constrain` an existing table gets its masked columns' checks."""
-    return schema.migrate(
-        custody.dsn(config),
+    dsn = custody.dsn(config)
+    done = schema.migrate(
+        dsn,
         config.target.table,
         config.plan(),
         constrain=constrain,
@@ -195,81 +196,9 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
             keep_epochs=config.vault.keep_epochs,
         ),
     )
-
-
-async def check(config: Config) -> list[Finding]:
-    """Look at configuration, keys, queue and database, and return everything that is wrong or unwise."""
-    findings = [*_weak_columns(config), *_who_can_reverse(config)]
-    with _as_finding(findings, "config"):
-        telemetry.check(config)
-    with _as_finding(findings, "keys"):
-        findings += [replace(finding, hint=keyring.hint(config, finding.hint)) for finding in custody.inspect(config)]
-        if not any(finding.component == "keys" and finding.level == "error" for finding in findings):
-            _hold(config)
-    with _as_finding(findings, "queue"):
-        async with sqs_client(config) as client:
-            state = await sqs_queue.inspect(client, config.source.queue, batch_s=config.batch.seconds)
-            findings += state.findings
-    with _as_finding(findings, "database"):
-        if not is_verified(custody.dsn(config)):
-            what = "the database's server need not prove who it is (sslmode)"
-            hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
-            findings.append(Finding("database", "advice", what, hint))
-        findings += schema.inspect(
-            custody.dsn(config), config.target.table, config.plan(), partitioning(config), config.pipeline
-        ).findings
-    return findings
-
-
-def _hold(config: Config) -> None:
-    """Hold keyring and canonical forms against a database that has been migrated. Raises CoatcheckError."""
-    if schema.version(custody.dsn(config)) != newest():
-        return  # that is a finding about the database
-    keys = keyring.loader_keys(config)
-    keyring.hold(config, keys, every=False)
-    with connect(custody.dsn(config)) as connection:
-        other_forms(connection, keys.kid, custody.form_ids(config))
-
-
-def _weak_columns(config: Config) -> Iterator[Finding]:
-    for column in config.plan():
-        if column.mask is Mask.SHA256_INSECURE:
-            what = f"column {column.name} holds unkeyed hashes: anyone can reverse them by enumeration"
-            yield Finding("config", "advice", what, 'use mask = "token"')
-        elif column.mask is Mask.KEEP and column.parse is Parse.IP:
-            what = f"column {column.name} keeps IP addresses in clear"
-            yield Finding("config", "advice", what, "give it a domain to mask it")
-
-
-_REVERSED = {
-    Mask.TOKEN: "tokens; nobody gets an original back, but who holds the token root finds short values by enumeration",
-    Mask.SEAL: "sealed text; who holds the token root, every loader among them, opens it",
-    Mask.SUBNET: "tokens of networks; who holds the token root finds the network, never the address",
-    Mask.IPCRYPT_PFX: "addresses that keep their neighbourhood; who holds the token root decrypts them, and a few "
-    "known addresses unmask the networks they are in",
-    Mask.REDACT: "one word for every value; nobody gets an original back",
-    Mask.SHA256_INSECURE: "unkeyed hashes; anyone finds the original by enumeration",
-}
-
-
-def _who_can_reverse(config: Config) -> Iterator[Finding]:
-    for column in config.plan():
-        text = _REVERSED.get(column.mask)
-        if column.vault:
-            text = (
-                "tokens; the vault's private key opens the original, and who holds the token root finds short values "
-                "by enumeration"
-            )
-        if text:
-            yield Finding("config", "note", f"column {column.name} holds {text}")
-
-
-@contextmanager
-def _as_finding(findings: list[Finding], component: Any) -> Iterator[None]:
-    try:
-        yield
-    except CoatcheckError as error:
-        findings.append(Finding(component, "error", error.message, error.hint))
+    with connect(dsn) as connection:
+        keyring.note_if_possible(config, connection)
+    return done
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +245,7 @@ async def send(config: Config, lines: Iterable[str], *, as_new: bool, create_que
     """Put bodies on the queue; yield the number sent after each batch."""
     async with sqs_client(config) as client:
         if create_queue:
-            await client.create_queue(config.source.queue.rsplit("/", 1)[-1])
+            await sqs_queue.create(client, config.source.queue)
         url = await client.queue_url(config.source.queue)
         async for sent in sqs_queue.send(client, url, sqs_queue.file_entries(lines, as_new=as_new)):
             yield sent
@@ -326,15 +255,24 @@ async def redrive(config: Config, origin: str | None, limit: int | None) -> Asyn
     """Move dead letters back to the queue; yield the number of each batch."""
     async with sqs_client(config) as client:
         url = await client.queue_url(config.source.queue)
-        dead = await client.queue_url(origin) if origin else await sqs_queue.dead_letter_queue(client, url)
-        async for moved in sqs_queue.redrive(client, dead, url, limit=limit):
+        if origin:
+            dead = await client.url_of(named_beside(origin, url))
+        else:
+            dead = await sqs_queue.dead_letter_queue(client, url)
+        async for moved in sqs_redrive.redrive(client, dead, url, limit=limit):
             yield moved
 
 
 def quarantine(config: Config, *, kid: str = "", table: str = "") -> Quarantine:
     """Open a pipeline's quarantine; `kid` is the token key that what is loaded is masked under, `table` where to."""
-    where = table or config.target.table
-    return Quarantine(custody.dsn(config), where, config.plan(), kid=kid, pipeline=config.pipeline)
+    return Quarantine(
+        custody.dsn(config),
+        table or config.target.table,
+        config.plan(),
+        kid=kid,
+        pipeline=config.pipeline,
+        accept_suppressed=config.target.suppressed == "accept",
+    )
 
 
 def quarantine_entries(config: Config, selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -381,6 +319,7 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
             else:
                 retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
+        entries.settle()
     if foreign is not None and not (retried.loaded or retried.rejected):
         raise foreign
     return retried
@@ -394,10 +333,9 @@ def _retry(  # noqa: PLR0917 - private, and each is what a try takes
         batch = Batch([entry])
         vault.keep(batch)
         batch.data_keys = [sealer.data_key(dek_id) for dek_id in {kept.sealed.dek_id for kept in batch.vault}]
-        code = entries.load(held, batch)
-        if code is None:
+        reject = entries.load(held, batch)
+        if reject is None:
             vault.stored(batch)
-        reject = Reject(Reason.REFUSED_BY_DATABASE, code) if code else None
     else:
         reject = entry.reject
     if reject is not None:

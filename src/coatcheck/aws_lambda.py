@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from coatcheck import app
 from coatcheck.config import Config
-from coatcheck.config_load import load
-from coatcheck.errors import CoatcheckError, UnreachableError
+from coatcheck.config_load import DEFAULT_PIPELINE, PIPELINE_VARIABLE, load, load_all
+from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 from coatcheck.loop import new_loop
 from coatcheck.ops import logs
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.message import Batch, Message, size_of
-from coatcheck.sources.lambda_event import delivery
+from coatcheck.sources.lambda_event import Delivery, delivery
 from coatcheck.terminal import fail, internal_error
+from coatcheck.worker import say_started
 
 _log = logging.getLogger(__name__)
 _MARGIN, _MARGIN_LEAST_S, _MARGIN_MOST_S = 0.1, 1.0, 5.0
@@ -40,7 +42,10 @@ class Context(Protocol):
         """Return the time until the invocation is ended, in ms."""
 
 
-_function: Function | None = None
+_functions: dict[str, Function] = {}
+"""What outlives an invocation (keys, connections, what the vault remembers), by pipeline."""
+_pipelines: dict[tuple[str, ...], str] = {}
+"""The pipeline of the queues that an invocation brings messages of: what was found stays so until something fails."""
 
 
 def handler(event: object, context: Context) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def handler(event: object, context: Context) -> dict[str, Any]:
     """
     try:
         brought = delivery(event)
-        return brought.answer(_load(brought.messages, context.get_remaining_time_in_millis() / 1000))
+        return brought.answer(_load(brought, context.get_remaining_time_in_millis() / 1000))
     except CoatcheckError as error:
         told = error
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
@@ -60,32 +65,80 @@ def handler(event: object, context: Context) -> dict[str, Any]:
     raise type(told)(told.message, hint=told.hint)
 
 
-def _load(messages: Sequence[Message], remaining_s: float) -> int:
+def _load(brought: Delivery, remaining_s: float) -> int:
     """Return how many of the messages, from the first, are committed. Raises CoatcheckError: none is."""
-    global _function  # noqa: PLW0603 - what outlives an invocation: keys, connections, what the vault remembers
-    function, _function = _function, None
-    if function is not None and function.unused():
-        function.discard()
-        function = None
-    if function is None:  # not at import: a SnapStart image must not hold a key
-        function = Function(load())
-    failure = function.handle(messages, remaining_s)
+    function = _take(brought.queues)
+    failure = function.handle(brought.messages, remaining_s)
     if failure is None:
-        _function = function
+        _functions[_pipelines[brought.queues]] = function
         return function.committed
     function.discard()
+    del _pipelines[brought.queues]
     if not function.committed:
         raise failure
     fail(failure)
     return function.committed
 
 
+def _take(queues: tuple[str, ...]) -> Function:
+    """Take out the function of the pipeline that reads these queues, or make it. Raises CoatcheckError."""
+    config = None if queues in _pipelines else _configured(queues)
+    function = _functions.pop(config.pipeline if config else _pipelines[queues], None)
+    if function is not None and function.unused():
+        function.discard()
+        function = None
+    if function is None:  # not at import: a SnapStart image must not hold a key
+        config = config or _configured(queues)
+        function = Function(config)
+    if config:
+        _pipelines[queues] = config.pipeline
+    return function
+
+
+def _configured(queues: Sequence[str]) -> Config:
+    """Return the configuration of the pipeline that COATCHECK_PIPELINE names, or whose queue the messages come from.
+
+    A file with one pipeline serves every queue. Raises ConfigError: there is none, or more than one.
+    """
+    every = load_all()
+    if len(every) == 1 or os.environ.get(PIPELINE_VARIABLE):
+        return load()
+    found = [config for config in every if queues and all(_reads(config, queue) for queue in queues)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(config.pipeline for config in found or every)
+    raise ConfigError(
+        f"more than one pipeline reads the queue of the event: {names}"
+        if found
+        else f"no pipeline of the configuration reads the queue of the event; there are {names}",
+        hint=f"set {PIPELINE_VARIABLE} on the function, or [pipelines.NAME.source] queue to the mapping's queue",
+    )
+
+
+def _reads(config: Config, arn: str) -> bool:
+    """Tell whether a pipeline's queue, a name, URL or ARN, may be the one that has this ARN."""
+    rest, _, name = arn.rpartition(":")
+    account = rest.rpartition(":")[2]
+    queue = config.source.queue.rstrip("/")
+    if queue.startswith("arn:"):
+        return queue == arn
+    head, _, tail = queue.rpartition("/")
+    return tail == name and (not head or head.rpartition("/")[2] == account)
+
+
 class Function:
     """What stays between invocations: an event loop, and a writer with its keys and connections."""
 
     def __init__(self, config: Config) -> None:
-        logs.configure(verbose=True, form=config.log.format)
+        self._pipeline = config.pipeline
+        logs.configure(
+            verbose=True,
+            form=config.log.format,
+            pipeline=config.pipeline,
+            several=config.pipeline != DEFAULT_PIPELINE,
+        )
         logs.silence_others()
+        say_started(config, workers=1)
         self._limits = config.batch
         one = config.target.model_copy(update={"connections": 1})  # one batch is written at a time
         config = config.model_copy(update={"target": one})
@@ -110,6 +163,7 @@ class Function:
     def handle(self, messages: Sequence[Message], remaining_s: float) -> CoatcheckError | None:
         """Load messages within `remaining_s`; return why not all. How many are committed, from the first, is kept."""
         self.committed = 0
+        logs.name_pipeline(self._pipeline)
         margin_s = min(max(remaining_s * _MARGIN, _MARGIN_LEAST_S), _MARGIN_MOST_S)
         failure = self._loop.run(self._within(messages, remaining_s - margin_s)) if messages else None
         self._used_at = time.time()

@@ -19,13 +19,14 @@ from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 
 DEFAULT_PIPELINE = "default"
 """The name of the pipeline of a configuration without `[pipelines]`."""
+_SCHEMAS_IN_USE = ("coatcheck", "information_schema")  # and pg_..., which are PostgreSQL's
 _NAME_LENGTH = 63  # PostgreSQL cuts longer names
 
 
 class SourceConfig(Section):
     """Where messages come from."""
 
-    queue: str = Field("login-queue", min_length=1, description="queue name or URL")
+    queue: str = Field("login-queue", min_length=1, description="queue name, URL or ARN")
     region: str | None = Field(None, description="AWS region; default: the AWS SDK's own search")
     profile: str | None = Field(None, description="AWS profile; default: the AWS SDK's own search")
     endpoint_url: str | None = Field(None, description="SQS endpoint; default: AWS_ENDPOINT_URL(_SQS), then AWS")
@@ -64,6 +65,19 @@ class TargetConfig(Section):
     prepare: bool = Field(
         False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
     )
+    suppressed: Literal["quarantine", "accept"] = Field(
+        "quarantine",
+        description="what becomes of a message whose row a trigger or rule of the table keeps out without an error; "
+        "accept: the table puts such rows elsewhere, and `run --json` counts them as `suppressed`",
+    )
+
+    @field_validator("table")
+    @classmethod
+    def _in_a_schema_of_yours(cls, table: str) -> str:
+        schema, dot, _ = table.casefold().rpartition(".")
+        if dot and (schema in _SCHEMAS_IN_USE or schema.startswith("pg_")):
+            raise ValueError(f"the schema {schema} is not for tables of yours: name another one")
+        return table
 
 
 class BatchConfig(Section):
@@ -79,8 +93,9 @@ class LedgerConfig(Section):
 
     key: str = Field(
         "message_id",
-        pattern=r"^(message_id|content|field:.+)$",
-        description="what makes a message the same: message_id, content, or field:NAME (a producer's event id)",
+        pattern=r"^(message_id|content|field:.*[^?\n]\??)$",
+        description="what makes a message the same: message_id, content, or field:NAME (a producer's event id), "
+        "without which a message is a reject; field:NAME? takes its message id instead",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -25,8 +26,7 @@ def write_default(path: Path) -> None:
 def in_file(path: Path) -> dict[str, Any]:
     """Return what a configuration file says, unchecked. Raises ConfigError: it cannot be read, or is no TOML."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(_text(path, path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(
             f"there is no configuration file {path}", hint="write one with `coatcheck init`, or leave --config out"
@@ -35,6 +35,16 @@ def in_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="name a file that you may read") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid TOML", hint=_toml_hint(error)) from None
+
+
+def _text(path: Path, data: bytes) -> str:
+    """Return the text of a file, without the byte order mark that some editors put before it.
+
+    Raises ConfigError for the mark of UTF-16, UnicodeDecodeError for what else is not UTF-8.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{path} is UTF-16", hint="save it as UTF-8")
+    return data.decode("utf-8-sig")
 
 
 def _toml_hint(error: Exception) -> str:

@@ -103,9 +103,15 @@ def load_shared(option: str | None = None, pipeline: str | None = None) -> Confi
 
     Raises ConfigError: as `load_all`; the pipelines use several databases, and none is named.
     """
-    configs = load_all(option)
-    if pipeline or os.environ.get(PIPELINE_VARIABLE) or len({config.conninfo() for config in configs}) > 1:
+    if pipeline or os.environ.get(PIPELINE_VARIABLE):
         return load(option, pipeline)
+    configs = load_all(option)
+    if len({config.conninfo() for config in configs}) > 1:
+        raise ConfigError(
+            "the configuration has several pipelines on several databases",
+            hint=f"name one that uses the database that is meant: {PIPELINE_VARIABLE}="
+            f"{configs[0].pipeline}, for example",
+        )
     return configs[0]
 
 
@@ -116,7 +122,10 @@ def select(configs: Sequence[Config], names: Sequence[str]) -> tuple[Config, ...
     """
     there = [config.pipeline for config in configs]
     if unknown := [name for name in names if name not in there]:
-        raise ConfigError(f"the configuration has no pipeline {', '.join(unknown)}", hint=f"it has {', '.join(there)}")
+        raise ConfigError(
+            f"the configuration has no pipeline {', '.join(unknown)}",
+            hint=f"it has {', '.join(there)}: see `coatcheck config show`",
+        )
     return tuple(config for config in configs if not names or config.pipeline in names)
 
 

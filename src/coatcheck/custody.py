@@ -167,8 +167,10 @@ def other_databases(config: Config, database_id: str, kid: str) -> list[str]:
 
 
 def note_database(config: Config, database_id: str, place: str) -> None:
-    """Note in the keyring's folder that a database uses it. Raises ConfigError, RefusedError."""
-    databases.note(config.keys.path, database_id, place)
+    """Note in the keyring's folder that a database uses it, if there is a keyring. Raises ConfigError, RefusedError."""
+    folder = config.keys.path
+    if (folder / SEAL_PUBLIC).exists() or (folder / local.TOKEN_ROOT).exists():
+        databases.note(folder, database_id, place)
 
 
 def note_retired(config: Config, database_id: str, kid: str) -> None:

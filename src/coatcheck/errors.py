@@ -48,7 +48,8 @@ class RefusedError(CoatcheckError):
 class Finding:
     """One thing that `check` found: which component, how bad, what it is and what to do about it.
 
-    An `error` keeps `run` from working; `advice` does not; a `note` is for those who decide what is good enough.
+    An `error` keeps `run` from working, or breaks a promise to people; `advice` does neither; a `note` is for those who
+    decide what is good enough.
     """
 
     component: Literal["config", "keys", "queue", "database"]

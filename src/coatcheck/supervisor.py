@@ -1,7 +1,7 @@
 """Several workers on one machine: start them, restart what dies, add up what they did.
 
-Workers share nothing but the queue and the database. Each gets a pipe as standard input; when the supervisor is gone,
-even by kill -9, the pipes close and the workers stop gracefully.
+Workers share nothing but the queue and the database; each is of one pipeline. Each gets a pipe as standard input; when
+the supervisor is gone, even by kill -9, the pipes close and the workers stop gracefully.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from operator import index
 
 from coatcheck.errors import INTERRUPTED, CoatcheckError, ConfigError, RefusedError, UnreachableError
 from coatcheck.loop import run_async
 from coatcheck.ops.endpoint import Endpoint
-from coatcheck.ops.metrics import CATALOGUE, Metrics, Sample, merge, outlasts
+from coatcheck.ops.metrics import CATALOGUE, ByPipeline, Metrics, Sample, merge, outlasts
 from coatcheck.pipeline.message import Counts
 
 _log = logging.getLogger(__name__)
@@ -30,29 +30,105 @@ _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.5, 30.0
 _STABLE_S = 60.0
 _COUNTED = tuple(field.name for field in fields(Counts) if field.name != "seconds")
 
+Tick = Callable[[Counts], None]
+Export = Callable[[Callable[[], ByPipeline]], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """What the workers did, by pipeline; `ended` is the error of the first pipeline that no restart cures, if any."""
+
+    counts: dict[str, Counts]
+    ended: CoatcheckError | None = None
+
+    @property
+    def total(self) -> Counts:
+        """What all of them did; they ran side by side."""
+        total = _sum(self.counts.values())
+        total.seconds = max((counts.seconds for counts in self.counts.values()), default=0.0)
+        return total
+
 
 def supervise(
-    arguments: Sequence[str],
+    commands: Mapping[str, Sequence[str]],
     *,
     workers: int,
     drain: bool,
-    tick: Callable[[Counts], None],
+    tick: Tick,
     listen: str = "",
-    export: Callable[[Callable[[], list[Sample]]], AbstractContextManager[object]] = nullcontext,
-) -> Counts:
-    """Run `workers` processes of `coatcheck ARGUMENTS --place N` until stopped, or with `drain` until each has drained.
+    export: Export = nullcontext,
+) -> Supervised:
+    """Run `workers` processes of `coatcheck ARGUMENTS --place N` for each pipeline of `commands` until stopped.
 
-    Returns the sum of what they did, and serves their metrics, added up, on `listen` (empty: nowhere); the block of
-    `export` is given what returns them. Raises the CoatcheckError of a worker that no restart mends (exit codes 2 and
-    4), and with `drain` also UnreachableError (3).
+    With `drain` they run until each has drained. What they measure is served on `listen` (empty: nowhere), added up by
+    pipeline; the block of `export` is given what returns it. A pipeline ends by itself when a worker ends in a way that
+    no restart cures (exit codes 2 and 4, with `drain` also 3); the others go on, and its error is in the answer if
+    there is nothing left to go on, or with `drain`.
     """
-    supervisor = _Supervisor(arguments, drain=drain, tick=tick)
-    with Endpoint(listen, supervisor.samples) if listen else nullcontext(), export(supervisor.samples):
-        return run_async(supervisor.run(workers))
+    supervisors = _Supervisors(commands, drain=drain, tick=tick)
+    with Endpoint(listen, supervisors.samples) if listen else nullcontext(), export(supervisors.samples):
+        return run_async(supervisors.run(workers))
+
+
+class _Supervisors:
+    """One supervisor for each pipeline, and the signals that are for all of them."""
+
+    def __init__(self, commands: Mapping[str, Sequence[str]], *, drain: bool, tick: Tick) -> None:
+        self._drain = drain
+        self._each = [
+            _Supervisor(pipeline, arguments, drain=drain, tick=lambda _: tick(self._total()))
+            for pipeline, arguments in commands.items()
+        ]
+        self._ended: list[CoatcheckError] = []
+        self._stopping = False
+
+    async def run(self, workers: int) -> Supervised:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        results = await asyncio.gather(*(self._follow(each, workers) for each in self._each), return_exceptions=True)
+        counts: dict[str, Counts] = {}
+        for each, result in zip(self._each, results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            counts[each.pipeline] = result
+        told = self._drain or len(self._ended) == len(self._each)
+        return Supervised(counts, self._ended[0] if self._ended and told else None)
+
+    async def _follow(self, supervisor: _Supervisor, workers: int) -> Counts:
+        """Follow the workers of one pipeline to their end, whatever it is."""
+        try:
+            return await supervisor.run(workers)
+        except CoatcheckError as error:
+            if len(self._each) > 1:
+                about = {"pipeline": supervisor.pipeline, "exit_code": error.exit_code}
+                _log.error("a pipeline has ended and is not started again", extra=about)
+                error.message = f"pipeline {supervisor.pipeline}: {error.message}"
+            self._ended.append(error)
+            return supervisor.total()
+
+    def samples(self) -> ByPipeline:
+        """Return the metrics of all workers, by pipeline."""
+        return {each.pipeline: each.samples() for each in self._each}
+
+    def _total(self) -> Counts:
+        return _sum(each.total() for each in self._each)
+
+    def _signalled(self) -> None:
+        if self._stopping:
+            for each in self._each:
+                each.kill()
+            os._exit(INTERRUPTED)
+        self._stopping = True
+        for each in self._each:
+            each.stop()
 
 
 class _Supervisor:
-    def __init__(self, arguments: Sequence[str], *, drain: bool, tick: Callable[[Counts], None]) -> None:
+    """Keeps the workers of one pipeline running."""
+
+    def __init__(self, pipeline: str, arguments: Sequence[str], *, drain: bool, tick: Tick) -> None:
+        self.pipeline = pipeline
         # -P: without it, -m would import from the current folder first, into the process that holds the keys
         self._command = [sys.executable, "-P", "-m", "coatcheck", *arguments]
         self._final = _FINAL | ({UnreachableError.exit_code: UnreachableError} if drain else {})
@@ -64,39 +140,42 @@ class _Supervisor:
         self._left: list[Sample] = []
         self._metrics = Metrics()
         self._launches = 0
+        self._began = time.monotonic()
         self._stopping = asyncio.Event()
 
     async def run(self, workers: int) -> Counts:
-        started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+        """Run workers until stopped or drained. Raises the CoatcheckError of one that no restart cures."""
         results = await asyncio.gather(*(self._keep(place) for place in range(workers)), return_exceptions=True)
         for result in results:
+            if isinstance(result, CoatcheckError):
+                self._metrics.set("coatcheck_pipeline_ended", 1, str(result.exit_code))
             if isinstance(result, BaseException):
                 raise result
-        total = self._total()
-        total.seconds = time.monotonic() - started
-        return total
+        return self.total()
 
     def samples(self) -> list[Sample]:
         """Return the metrics of all workers as those of one, and of those that have ended what they had counted."""
         return merge([self._metrics.snapshot(), self._left, *list(self._samples.values())])
 
-    def _signalled(self) -> None:
-        if self._stopping.is_set():
-            for process in self._processes:
-                _tell(process, signal.SIGKILL)
-            os._exit(INTERRUPTED)
-        self._stop()
+    def total(self) -> Counts:
+        """Return what the workers have done so far."""
+        total = _sum(Counts(**counts) for counts in self._counts.values())
+        total.seconds = time.monotonic() - self._began
+        return total
 
-    def _stop(self) -> None:
+    def kill(self) -> None:
+        """End all workers at once."""
+        for process in self._processes:
+            _tell(process, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Have all workers end gracefully."""
         self._stopping.set()
         for process in self._processes:
             _tell(process, signal.SIGTERM)  # one that is only just starting ends by it without a word
 
     async def _keep(self, place: int) -> None:
-        """Keep one worker running until all are to stop, it has drained, or it ends in a way that no restart mends."""
+        """Keep one worker running until all are to stop, it has drained, or it ends in a way that no restart cures."""
         wait_s = _BACKOFF_FIRST_S
         while not self._stopping.is_set():
             since = time.monotonic()
@@ -104,7 +183,7 @@ class _Supervisor:
             if not what or self._stopping.is_set():
                 return
             wait_s = _BACKOFF_FIRST_S if time.monotonic() - since > _STABLE_S else wait_s
-            _log.warning(what, extra={"worker": place} | why)
+            _log.warning(what, extra={"pipeline": self.pipeline, "worker": place} | why)
             self._metrics.add("coatcheck_worker_restarts_total")
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -118,7 +197,7 @@ class _Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever it was (no process to be had, no memory), the next try may do
             return "a worker cannot be followed and is started again", {"error": type(error).__name__}
         if code in self._final and not self._stopping.is_set():
-            self._stop()
+            self.stop()
             raise self._final[code](
                 f"worker {place} has stopped with exit code {code}", hint="its own message stands above"
             )
@@ -158,17 +237,20 @@ class _Supervisor:
     def _take_note(self, launch: int, line: bytes) -> None:
         """Take in a worker's counts. What is none is passed over: for a line of output no messages need to wait."""
         try:
-            counts = json.loads(line)
+            counts = {"suppressed": 0} | json.loads(line)  # which stands there only if there are any
             self._counts[launch] = {name: index(counts[name]) for name in _COUNTED}
             if "metrics" in counts:
                 told = [(name, label, value) for name, label, value in counts["metrics"]]
                 self._samples[launch] = [sample for sample in told if sample[0] in CATALOGUE]  # it may be a newer one
-            self._tick(self._total())
+            self._tick(self.total())
         except Exception as error:  # noqa: BLE001 - its text would show the line
-            _log.warning("a worker's counts are passed over", extra={"error": type(error).__name__})
+            about = {"pipeline": self.pipeline, "error": type(error).__name__}
+            _log.warning("a worker's counts are passed over", extra=about)
 
-    def _total(self) -> Counts:
-        return Counts(**{name: sum(counts[name] for counts in self._counts.values()) for name in _COUNTED})
+
+def _sum(every: Iterable[Counts]) -> Counts:
+    counted = list(every)
+    return Counts(**{name: sum(getattr(counts, name) for counts in counted) for name in _COUNTED})
 
 
 def _tell(process: asyncio.subprocess.Process, number: int) -> None:

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from coatcheck.config import Config
 from coatcheck.errors import ConfigError
 from coatcheck.keys.secrets import read_secret
-from coatcheck.ops.metrics import Sample
+from coatcheck.ops.metrics import ByPipeline
 from coatcheck.pipeline.ports import Tracer, untraced
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def exporting(config: Config, *, read: Callable[[], list[Sample]] | None, traced: bool = True) -> Iterator[Tracer]:
+def exporting(config: Config, *, read: Callable[[], ByPipeline] | None, traced: bool = True) -> Iterator[Tracer]:
     """Export what `read` returns (None: nothing), and the traces that the block's tracer begins, unless not `traced`.
 
     Raises ConfigError: what it takes is not installed, or the headers are none.
@@ -33,8 +33,13 @@ def exporting(config: Config, *, read: Callable[[], list[Sample]] | None, traced
         endpoint=options.otlp_endpoint, headers=_headers(config), read=read, every_s=options.metrics_seconds, who=who
     ) as export:
         if traced:
-            queue, ratio = config.source.queue, options.sample_ratio
-            yield otlp_spans.BatchTracer(queue=queue, ratio=ratio, resource=who, processor=export)
+            yield otlp_spans.BatchTracer(
+                queue=config.source.queue,
+                pipeline=config.pipeline,
+                ratio=options.sample_ratio,
+                resource=who,
+                processor=export,
+            )
         else:
             yield untraced
 

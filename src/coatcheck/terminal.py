@@ -40,7 +40,8 @@ def out(text: str = "") -> None:
 
 def note(text: str) -> None:
     """Print a line for the human at the terminal."""
-    click.echo(printable(text), err=True)
+    if not _logged("notice", text):
+        click.echo(printable(text), err=True)
 
 
 def warn(text: str) -> None:
@@ -63,14 +64,29 @@ def internal_error(error: Exception) -> CoatcheckError:
 
 
 def fail(error: CoatcheckError) -> int:
-    """Print an error with its hint; return its exit code."""
-    _say("error", "red", error.message)
-    if error.hint:
-        _say("hint", "cyan", error.hint)
+    """Print an error with its hint, or log both as one JSON record; return its exit code."""
+    fields = {"hint": error.hint, "reasons": getattr(error, "reasons", None)}
+    told = {name: value for name, value in fields.items() if value}
+    if not _logged("error", error.message, exit_code=error.exit_code, **told):
+        _say("error", "red", error.message)
+        if error.hint:
+            _say("hint", "cyan", error.hint)
     return error.exit_code
 
 
+def _logged(word: str, text: str, **fields: object) -> bool:
+    """Log a line instead of printing it, where stderr is JSON; return whether it was logged."""
+    import logging  # noqa: PLC0415 - `--help` needs none of it
+
+    from coatcheck.ops import logs  # noqa: PLC0415
+
+    levels = {"error": logging.ERROR, "warning": logging.WARNING}
+    return logs.say(levels.get(word, logs.NOTICE), text, **fields)
+
+
 def _say(word: str, colour: str, text: str) -> None:
+    if _logged(word, text):
+        return
     click.echo(_coloured(f"coatcheck: {word}: ", colour) + printable(text), err=True)
 
 
@@ -103,8 +119,9 @@ def _in_a_cell(text: str) -> str:
 def summary(counts: Counts) -> str:
     """Say in one line what a run did."""
     rate = counts.received / counts.seconds if counts.seconds else 0.0
+    suppressed = f"{counts.suppressed:,} suppressed, " if counts.suppressed else ""
     return (
-        f"{counts.received:,} received, {counts.loaded:,} loaded, {counts.duplicates:,} duplicates, "
+        f"{counts.received:,} received, {counts.loaded:,} loaded, {counts.duplicates:,} duplicates, {suppressed}"
         f"{counts.rejected:,} rejected, {counts.acked:,} acked in {counts.seconds:.1f} s ({rate:,.0f}/s)"
     )
 

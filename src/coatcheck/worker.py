@@ -1,4 +1,4 @@
-"""One worker process: an event loop, signals, and a runner until it ends."""
+"""One worker process, which is of one pipeline: an event loop, signals, and a runner until it ends."""
 
 from __future__ import annotations
 
@@ -19,17 +19,26 @@ from coatcheck import app, telemetry
 from coatcheck.config import Config
 from coatcheck.errors import INTERRUPTED, CoatcheckError
 from coatcheck.loop import in_thread, run_async
+from coatcheck.ops import logs
 from coatcheck.ops.endpoint import Endpoint
-from coatcheck.ops.metrics import Metrics
+from coatcheck.ops.metrics import ByPipeline, Metrics
 from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.ports import Tracer
 from coatcheck.pipeline.runner import Runner
+from coatcheck.version import __version__
 
 _log = logging.getLogger(__name__)
 _FIRST_LOOK_S, _LOOK_S, _LOOK_IDLE_S = 3.0, 60.0, 600.0
 _COLLECT = (100_000, 20, 100)
 """When cycles are looked for. Messages, rows and batches hold none: the collector would only walk what is in flight,
 which costs 5 % at Python's own thresholds."""
+
+
+def say_started(config: Config, *, workers: int) -> None:
+    """Log which version starts, and what it loads from where; names only, no address and no secret."""
+    queue = config.source.queue.replace(":", "/").rsplit("/", 1)[-1]
+    names = {"pipeline": config.pipeline, "queue": queue, "table": config.target.table}
+    logs.announce(_log, "coatcheck is starting", version=__version__, workers=workers, **names)
 
 
 Tick = Callable[[Counts, Metrics], None]
@@ -39,8 +48,8 @@ def run_worker(config: Config, *, drain: bool, tick: Tick, tick_s: float = 0.2, 
     """Run a worker until SIGTERM, SIGINT or, with `drain`, until the queue stays empty; return what it did.
 
     The first signal ends it gracefully, a second one at once (exit code 130). `tick` gets counts and metrics every
-    `tick_s` seconds. With a `place`, which is its number among the workers of a supervisor, it also ends when its
-    standard input closes, that is when its supervisor is gone, and serves and exports no metrics itself. Raises
+    `tick_s` seconds. With a `place`, which is its number among its pipeline's workers, it also ends when its standard
+    input closes, that is when its supervisor is gone, and serves and exports no metrics itself. Raises
     CoatcheckError.
     """
     metrics = Metrics()
@@ -48,9 +57,13 @@ def run_worker(config: Config, *, drain: bool, tick: Tick, tick_s: float = 0.2, 
     metrics.set("coatcheck_workers", 1)
     metrics.watch("coatcheck_resident_memory_bytes", resident_bytes)
     listen = config.metrics.listen if place is None else ""
+
+    def read() -> ByPipeline:
+        return {config.pipeline: metrics.snapshot()}
+
     with (
-        Endpoint(listen, metrics.snapshot) if listen else nullcontext(),
-        telemetry.exporting(config, read=metrics.snapshot if place is None else None) as tracer,
+        Endpoint(listen, read) if listen else nullcontext(),
+        telemetry.exporting(config, read=read if place is None else None) as tracer,
     ):
         return run_async(
             _run(config, drain=drain, tick=tick, tick_s=tick_s, place=place, metrics=metrics, tracer=tracer)
@@ -76,7 +89,7 @@ async def _run(
     gc.freeze()  # what is there by now stays
     gc.set_threshold(*_COLLECT)
     beside = [asyncio.create_task(_tick(runner.counts, metrics, tick, tick_s))]
-    if config.watched and not place:  # one of several workers is enough
+    if config.watched and not place:  # one of a pipeline's workers is enough
         beside.append(asyncio.create_task(_look_at_queue(runner, metrics)))
         beside.append(asyncio.create_task(_look_around(config, runner, metrics)))
     try:

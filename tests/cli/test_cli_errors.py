@@ -24,7 +24,7 @@ ARGUMENTS = (
     ("run --workers", "requires an argument"),
     ("run --workers 0", "0 is not in the range"),
     ("run --workers many", "'many' is not a valid integer"),
-    ("run further", "unexpected extra argument"),
+    ("run further", "the configuration has no pipeline further"),
     ("send", "missing argument 'FILE'"),
     ("send nowhere.jsonl", "'nowhere.jsonl': No such file"),
     ("send folder", "Is a directory"),

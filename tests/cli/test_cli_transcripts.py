@@ -3,7 +3,8 @@
 `$ ` begins a command. Below it stand the lines of its stdout, then with `! ` those of stderr, and `? 2` its exit code
 if that is not 0. `<n>` is any number, `<time>` a point in time, `<id>` an id or fingerprint, `<...>` anything in a
 line.
-The folder holds `logins.jsonl`: three logins and a message of another kind; the database is empty.
+The folder holds `logins.jsonl`: three logins and a message of another kind, and `two.toml`, a file of the pipelines
+`logins` and `orders`, with `orders.jsonl`; the database is empty.
 """
 
 from __future__ import annotations
@@ -17,6 +18,19 @@ import pytest
 from tests.support.fix_servers import BAD, Alone, LoginDatabase, Queue, login, logins
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
+TWO = """
+[pipelines.logins.source]
+
+[pipelines.orders.source]
+queue = "orders-of-transcripts"
+
+[pipelines.orders.target]
+table = "orders"
+
+[pipelines.orders.columns]
+id    = { from = "id", type = "bigint", required = true }
+email = { from = "email", type = "varchar(256)", parse = "text", domain = "email" }
+"""
 PLACEHOLDERS = {
     "<n>": r"[0-9][0-9.,]*",
     "<time>": r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[0-9.:+Z]*",
@@ -63,6 +77,8 @@ def test_transcript(path: Path, alone: Alone, queue: Queue, bare_database: Login
         "COATCHECK_SOURCE__QUEUE": queue.name,
     }
     (alone.folder / "logins.jsonl").write_text("".join(f"{body}\n" for body in [*logins(2), BAD % 1, login(2)]))
+    (alone.folder / "two.toml").write_text(TWO)
+    (alone.folder / "orders.jsonl").write_text('{"id": 1, "email": "a@example.org"}\n{"id": 2}\n')
     for step in steps(path):
         name, *arguments = shlex.split(step.command)
         assert name == "coatcheck"

@@ -8,14 +8,35 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
-from tests.support.fix_postgres import Database, batch, key, message, postgres_sink, reject, row, rows, using
+from tests.support.fix_postgres import (
+    Database,
+    batch,
+    key,
+    message,
+    postgres_sink,
+    refusal,
+    reject,
+    row,
+    rows,
+    suppressed,
+    using,
+)
 
 from coatcheck.pipeline.message import Batch, Outcome, Reason, Row
 from coatcheck.pipeline.ports import Sink
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sinks.postgres.sink import PostgresSink
 
-REFUSED = "name-refused"
+REFUSED, SUPPRESSED = "name-refused", "name-suppressed"
+DETAIL = "23514 refusing"
+SUPPRESS = f"""
+CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.name = '{SUPPRESSED}' THEN RETURN NULL; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER suppressing BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION suppress()
+"""
 
 
 class Ends(Protocol):
@@ -32,6 +53,12 @@ class Ends(Protocol):
 
     def refused(self, number: int) -> Row:
         """Return a row that the sink will refuse with 23514."""
+
+    def suppressed(self, number: int) -> Row:
+        """Return a row that the table will keep out."""
+
+    def accepting(self) -> None:
+        """Accept rows that the table keeps out."""
 
     def accept(self) -> None:
         """Refuse no more."""
@@ -50,8 +77,15 @@ class MemoryEnds:
         ]
 
     def refused(self, number: int) -> Row:
-        self.sink.refuse[message(number).message_id] = "23514"
+        self.sink.refuse[message(number).message_id] = DETAIL
         return row(number, REFUSED, number)
+
+    def suppressed(self, number: int) -> Row:
+        self.sink.suppress.add(message(number).message_id)
+        return row(number, SUPPRESSED, number)
+
+    def accepting(self) -> None:
+        self.sink.accept = True
 
     def accept(self) -> None:
         self.sink.refuse.clear()
@@ -61,7 +95,7 @@ class PostgresEnds:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.sink = postgres_sink(database)
-        database.execute(f"ALTER TABLE events ADD CONSTRAINT refusing CHECK (name <> '{REFUSED}')")
+        database.execute(f"ALTER TABLE events ADD CONSTRAINT refusing CHECK (name <> '{REFUSED}'); {SUPPRESS}")
 
     def names(self) -> list[str]:
         return self.database.names()
@@ -74,6 +108,12 @@ class PostgresEnds:
 
     def refused(self, number: int) -> Row:
         return row(number, REFUSED, number)
+
+    def suppressed(self, number: int) -> Row:
+        return row(number, SUPPRESSED, number)
+
+    def accepting(self) -> None:
+        self.sink = postgres_sink(self.database, accept_suppressed=True)
 
     def accept(self) -> None:
         self.database.execute("ALTER TABLE events DROP CONSTRAINT refusing")
@@ -198,14 +238,14 @@ def test_one_key_in_two_slots_is_two_messages_to_the_ledger(ends: Ends) -> None:
 def test_refused_rows_come_back_and_the_others_are_committed(ends: Ends) -> None:
     bad, worse = ends.refused(2), ends.refused(5)
     [outcome] = written(ends, batch([row(1), bad, *rows(3, 4), worse, row(6)], [reject(7)]))
-    assert outcome == Outcome(loaded=4, quarantined=1, refused=[(bad, "23514"), (worse, "23514")])
+    assert outcome == Outcome(loaded=4, quarantined=1, refused=[refusal(bad, DETAIL), refusal(worse, DETAIL)])
     assert ends.names() == ["name-1", "name-3", "name-4", "name-6"]
     assert ends.quarantined() == [held(7)]
 
 
 def test_a_batch_of_refused_rows_only(ends: Ends) -> None:
     refused = [ends.refused(number) for number in range(5)]
-    assert written(ends, batch(refused)) == [Outcome(refused=[(one, "23514") for one in refused])]
+    assert written(ends, batch(refused)) == [Outcome(refused=[refusal(one, DETAIL) for one in refused])]
     assert (ends.names(), ends.quarantined()) == ([], [])
 
 
@@ -239,7 +279,48 @@ def test_the_counts_of_an_outcome_add_up_to_the_batch(ends: Ends) -> None:
     one = batch([*rows(1, 2, 2), bad], [reject(4), reject(4)])
     [outcome] = written(ends, one)
     assert outcome.loaded + outcome.quarantined + outcome.duplicates + len(outcome.refused) == len(one)
-    assert outcome == Outcome(loaded=1, quarantined=1, duplicates=3, refused=[(bad, "23514")])
+    assert outcome == Outcome(loaded=1, quarantined=1, duplicates=3, refused=[refusal(bad, DETAIL)])
+
+
+# --- rows that the table keeps out without an error -------------------------------------------------------------------
+
+
+def test_suppressed_rows_come_back_and_the_others_are_committed(ends: Ends) -> None:
+    one, two = ends.suppressed(2), ends.suppressed(5)
+    [outcome] = written(ends, batch([row(1), one, *rows(3, 4), two, row(6)], [reject(7)]))
+    assert outcome == Outcome(loaded=4, quarantined=1, refused=[suppressed(one), suppressed(two)])
+    assert ends.names() == ["name-1", "name-3", "name-4", "name-6"]
+    assert ends.quarantined() == [held(7)]
+
+
+def test_a_batch_of_suppressed_rows_only_counts_no_duplicate(ends: Ends) -> None:
+    every = [ends.suppressed(number) for number in range(6)]
+    assert written(ends, batch(every)) == [Outcome(refused=[suppressed(one) for one in every])]
+    assert (ends.names(), ends.quarantined()) == ([], [])
+
+
+def test_a_suppressed_row_is_quarantined_once(ends: Ends) -> None:
+    one = batch([row(1), ends.suppressed(2)])
+    again = batch(rejected=[reject(2, Reason.SUPPRESSED_BY_TABLE)])
+    _, second, third = written(ends, one, again, one)
+    assert (second, third) == (Outcome(quarantined=1), Outcome(duplicates=2))
+    assert ends.quarantined() == [("message-2", "suppressed_by_table", "")]
+
+
+def test_suppressed_rows_that_are_accepted_are_known_from_then_on(ends: Ends) -> None:
+    ends.accepting()
+    one = batch([row(1), ends.suppressed(2), ends.suppressed(2), row(3)], [reject(4)])
+    first, second = written(ends, one, one)
+    assert first == Outcome(loaded=2, quarantined=1, suppressed=1, duplicates=1)
+    assert second == Outcome(duplicates=5)
+    assert ends.names() == ["name-1", "name-3"]
+
+
+def test_accepting_does_not_accept_refused_rows(ends: Ends) -> None:
+    bad = ends.refused(3)
+    ends.accepting()
+    [outcome] = written(ends, batch([row(1), ends.suppressed(2), bad]))
+    assert outcome == Outcome(loaded=1, suppressed=1, refused=[refusal(bad, DETAIL)])
 
 
 def test_batches_written_at_once_share_no_message(ends: Ends) -> None:

@@ -27,7 +27,7 @@ from coatcheck import app, supervisor, telemetry, worker
 from coatcheck.config import Config
 from coatcheck.pipeline.ports import untraced
 
-with telemetry.exporting(Config(), read=list) as tracer:
+with telemetry.exporting(Config(), read=dict) as tracer:
     assert tracer is untraced
 print(sorted({name.split(".")[0] for name in sys.modules} & {"opentelemetry", "requests", "google"}))
 """
@@ -46,7 +46,13 @@ def collector() -> Iterator[Collector]:
 
 
 def an_export(collector: Collector, read: Callable[[], list[Sample]], *, headers: str = "") -> otlp.Export:
-    return otlp.Export(endpoint=f"{collector.url}/", headers=headers, read=read, every_s=0.05, who=otlp.resource())
+    return otlp.Export(
+        endpoint=f"{collector.url}/",
+        headers=headers,
+        read=lambda: {"default": read()},
+        every_s=0.05,
+        who=otlp.resource(),
+    )
 
 
 def test_the_last_values_go_out_at_the_end(collector: Collector) -> None:
@@ -131,7 +137,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "coatcheck.ops.otlp", None)
     monkeypatch.delattr("coatcheck.ops.otlp")
-    with said() as records, telemetry.exporting(Config(), read=list) as tracer:
+    with said() as records, telemetry.exporting(Config(), read=dict) as tracer:
         assert tracer is untraced
     assert [record.getMessage() for record in records] == [
         "OTEL_EXPORTER_OTLP_ENDPOINT is set, but coatcheck[otel] is not installed: nothing is exported"

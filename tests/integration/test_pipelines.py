@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.fix_servers import LoginDatabase
+from tests.support.fix_servers import LoginDatabase, Queue
 from tests.support.vaults import Loader, configuration, originals, token
 
 from coatcheck import app, custody, desk, erasure, maintenance, rotation
+from coatcheck.check import check
 from coatcheck.config import Config
 from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
@@ -157,7 +158,7 @@ def test_a_pipeline_that_is_not_registered_does_not_load(two: Two) -> None:
         with pytest.raises(ConfigError, match=told) as caught:
             app.registered(config, custody.loader_keys(config))
         assert "coatcheck migrate" in caught.value.hint
-        findings = run_async(app.check(config))
+        findings = run_async(check(config))
         assert any(told in finding.what for finding in findings if finding.level == "error")
 
 
@@ -348,19 +349,32 @@ def test_a_database_that_is_gone_can_be_forgotten(two: Two, second: Config) -> N
         app.registered(second, custody.loader_keys(second))
 
 
+@pytest.fixture
+def aws(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """A queue that `status` can ask, with the environment that leads there."""
+    values = {"ENDPOINT_URL": queue.endpoint, "REGION": "us-east-1", "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return queue
+
+
+def reading(config: Config, queue: Queue) -> Config:
+    return config.model_copy(update={"source": config.source.model_copy(update={"queue": queue.name})})
+
+
 def strange(config: Config, folder: Path) -> Config:
     if not folder.exists():
         create(folder, "tenant")
     return config.model_copy(update={"keys": config.keys.model_copy(update={"path": folder})})
 
 
-def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_path: Path) -> None:
+def test_another_keyring_is_refused_before_anything_is_changed(two: Two, tmp_path: Path, aws: Queue) -> None:
     two.load(two.a, 1)
-    other = strange(two.a, tmp_path / "other")
+    other = strange(reading(two.a, aws), tmp_path / "other")
     before = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
     trail = two.database.count("coatcheck.audit")
     told = "k1 of this keyring is another key than the k1 that this database knows"
-    assert told in {finding.what for finding in run_async(app.check(other)) if finding.level == "error"}
+    assert told in {finding.what for finding in run_async(check(other)) if finding.level == "error"}
     for attempt in (
         lambda: run_async(app.status(other)),
         lambda: desk.find(other, "10.0.0.1", domain="ip", reason="DSAR", ticket="INC-1"),
@@ -387,7 +401,7 @@ def test_a_swapped_seal_pair_is_seen_before_anything_is_sealed(two: Two, tmp_pat
     shutil.copy(two.a.keys.path / "token-root.json", tmp_path / "swapped" / "token-root.json")
     with pytest.raises(ConfigError, match="this database does not know the seal key"):
         app.registered(swapped, custody.loader_keys(swapped))
-    assert any("does not know the seal key" in finding.what for finding in run_async(app.check(swapped)))
+    assert any("does not know the seal key" in finding.what for finding in run_async(check(swapped)))
     with pytest.raises(ConfigError, match="does not know the seal key"):
         app.quarantine_retry(swapped, Selection())
 
@@ -404,8 +418,10 @@ def test_a_seal_pair_that_was_rotated_is_known_and_the_old_one_can_go(two: Two) 
     assert len(originals(two.database, two.a.keys.path)) == 2
 
 
-def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_path: Path) -> None:
-    missing = two.a.model_copy(update={"keys": two.a.keys.model_copy(update={"path": tmp_path / "nowhere"})})
+def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_path: Path, aws: Queue) -> None:
+    missing = reading(two.a, aws).model_copy(
+        update={"keys": two.a.keys.model_copy(update={"path": tmp_path / "nowhere"})}
+    )
     with pytest.raises(ConfigError, match="missing") as caught:
         run_async(app.status(missing))
     assert "keys init" in caught.value.hint, "nothing is loaded yet"
@@ -421,7 +437,7 @@ def test_a_missing_keyring_beside_tokens_gets_no_hint_to_make_one(two: Two, tmp_
             attempt()
         assert "keys init" not in caught.value.hint
         assert "k1" in caught.value.hint
-    findings = [finding for finding in run_async(app.check(missing)) if finding.component == "keys"]
+    findings = [finding for finding in run_async(check(missing)) if finding.component == "keys"]
     assert findings
     assert not any("keys init" in finding.hint for finding in findings)
 
@@ -457,6 +473,20 @@ def test_two_forms_of_one_domain_in_two_files_are_told_by_check(two: Two) -> Non
     with Loader(c) as loader:
         loader.load('{"e": "Ada"}')
     told = 'the canonical form of domain mail is "text/v1" under k1'
-    assert any(told in finding.what for finding in run_async(app.check(d)) if finding.level == "error")
+    assert any(told in finding.what for finding in run_async(check(d)) if finding.level == "error")
     with pytest.raises(ConfigError, match=told):
         app.registered(d, custody.loader_keys(d))
+
+
+def test_a_keyring_knows_a_database_from_its_migration_on(two: Two, second: Config) -> None:
+    noted = databases(two.a.keys.path).databases
+    assert len({database.id for database in noted}) == 2
+    assert all(second.conninfo().split("password=")[-1] not in database.place for database in noted)
+
+
+def test_a_folder_without_a_keyring_stays_as_it_is(bare_database: LoginDatabase, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    app.migrate(named(bare_database, empty, "default", "ta", OF_A))
+    assert list(empty.iterdir()) == []
+    create(empty, "tenant")

@@ -12,6 +12,7 @@ from tests.support.fix_postgres import (
     batch,
     column,
     postgres_sink,
+    refusal,
     reject,
     row,
     rows,
@@ -54,6 +55,12 @@ FAULTS: dict[str, tuple[str | None, int]] = {
     "22003": ("overflow", 500_008),
 }
 """Values that the rules refuse, by the SQLSTATE they are refused with."""
+NAMES = {"23514": "small", "23505": "one_of_each"}
+"""The constraints that refuse, by their SQLSTATE."""
+
+
+def detail(code: str) -> str:
+    return f"{code} {NAMES.get(code, '')}".rstrip()
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def faulty(number: int, code: str) -> Row:
 def test_each_fault_has_its_code(ruled: Database, code: str) -> None:
     bad = faulty(2, code)
     [outcome] = write(postgres_sink(ruled), batch([row(1), bad, row(3)]))
-    assert outcome == Outcome(loaded=2, refused=[(bad, code)])
+    assert outcome == Outcome(loaded=2, refused=[refusal(bad, detail(code))])
     assert ruled.names() == ["name-1", "name-3"]
 
 
@@ -82,8 +89,8 @@ def test_of_a_thousand_exactly_the_offending_rows_are_refused(ruled: Database, c
     bad = {number: choice.choice(codes) for number in choice.sample(range(1000), count)}
     one = batch(faulty(n, bad[n]) if n in bad else row(n) for n in range(1000))
     [outcome] = write(postgres_sink(ruled), one)
-    assert [(entry.message.message_id, code) for entry, code in outcome.refused] == [
-        (f"message-{number}", bad[number]) for number in sorted(bad)
+    assert [(entry.message.message_id, refused.detail) for entry, refused in outcome.refused] == [
+        (f"message-{number}", detail(bad[number])) for number in sorted(bad)
     ]
     assert outcome.loaded == 1000 - count
     assert outcome.duplicates == 0
@@ -104,18 +111,18 @@ def test_of_two_rows_that_collide_the_later_one_is_refused(ruled: Database) -> N
     twice = row(1_000, "the same number", 500)
     one = batch([*rows(*range(900)), twice, *rows(*range(901, 1000))])
     [outcome] = write(postgres_sink(ruled), one)
-    assert outcome == Outcome(loaded=999, refused=[(twice, "23505")])
+    assert outcome == Outcome(loaded=999, refused=[refusal(twice, "23505 one_of_each")])
 
 
 def test_a_row_that_collides_with_a_stored_one(ruled: Database) -> None:
     twice = row(2, "the same number", 1)
     _, outcome = write(postgres_sink(ruled), batch(rows(1)), batch([twice, row(3)]))
-    assert outcome == Outcome(loaded=1, refused=[(twice, "23505")])
+    assert outcome == Outcome(loaded=1, refused=[refusal(twice, "23505 one_of_each")])
 
 
 def test_a_whole_batch_is_refused(ruled: Database) -> None:
-    every = [faulty(number, "P0001") for number in range(100)]
-    assert write(postgres_sink(ruled), batch(every)) == [Outcome(refused=[(one, "P0001") for one in every])]
+    every = [faulty(number, "22012") for number in range(100)]
+    assert write(postgres_sink(ruled), batch(every)) == [Outcome(refused=[refusal(one, "22012") for one in every])]
     assert ruled.counts() == (0, 0, 0)
     assert ruled.count("coatcheck.batch") == 0
 
@@ -123,7 +130,7 @@ def test_a_whole_batch_is_refused(ruled: Database) -> None:
 def test_every_other_row_is_refused(ruled: Database) -> None:
     every = [faulty(n, "22012") if n % 2 else row(n) for n in range(100)]
     [outcome] = write(postgres_sink(ruled), batch(every))
-    assert outcome == Outcome(loaded=50, refused=[(one, "22012") for one in every[1::2]])
+    assert outcome == Outcome(loaded=50, refused=[refusal(one, "22012") for one in every[1::2]])
 
 
 def test_refused_rows_go_to_quarantine_once(ruled: Database) -> None:
@@ -133,7 +140,7 @@ def test_refused_rows_go_to_quarantine_once(ruled: Database) -> None:
     again = [reject(n, Reason.REFUSED_BY_DATABASE, "23514") for n in (3, 4)]
     outcomes = write(postgres_sink(ruled), batch(every, [reject(7)]), batch(rejected=again), batch(every, [reject(7)]))
     assert outcomes == [
-        Outcome(loaded=4, quarantined=1, refused=[(one, "23514") for one in bad]),
+        Outcome(loaded=4, quarantined=1, refused=[refusal(one, "23514 small") for one in bad]),
         Outcome(quarantined=2),
         Outcome(duplicates=7),
     ]
@@ -146,7 +153,7 @@ def test_refused_rows_go_to_quarantine_once(ruled: Database) -> None:
 def test_rejects_beside_a_refused_row_keep_their_data_keys(ruled: Database) -> None:
     bad = faulty(2, "23514")
     [outcome] = write(postgres_sink(ruled), batch([row(1), bad], [reject(3), reject(4)]))
-    assert outcome == Outcome(loaded=1, quarantined=2, refused=[(bad, "23514")])
+    assert outcome == Outcome(loaded=1, quarantined=2, refused=[refusal(bad, "23514 small")])
     held = ruled.value("SELECT count(*) FROM coatcheck.quarantine JOIN coatcheck.data_key USING (dek_id)")
     assert held == 2
 
@@ -154,7 +161,7 @@ def test_rejects_beside_a_refused_row_keep_their_data_keys(ruled: Database) -> N
 def test_duplicates_are_counted_beside_refused_rows(ruled: Database) -> None:
     bad = faulty(4, "23514")
     _, outcome = write(postgres_sink(ruled), batch(rows(1, 2)), batch([*rows(1, 2, 3, 3), bad]))
-    assert outcome == Outcome(loaded=1, duplicates=3, refused=[(bad, "23514")])
+    assert outcome == Outcome(loaded=1, duplicates=3, refused=[refusal(bad, "23514 small")])
 
 
 def test_a_constraint_that_is_checked_at_commit(database: Database) -> None:
@@ -165,7 +172,7 @@ def test_a_constraint_that_is_checked_at_commit(database: Database) -> None:
     )
     bad = row(10, "unknown", 10)
     [outcome] = write(postgres_sink(database), batch([*rows(*range(10)), bad], [reject(11)]))
-    assert outcome == Outcome(loaded=10, quarantined=1, refused=[(bad, "23503")])
+    assert outcome == Outcome(loaded=10, quarantined=1, refused=[refusal(bad, "23503 events_number_fkey")])
     assert database.counts() == (10, 11, 1)
 
 
@@ -176,7 +183,7 @@ def test_no_partition_takes_the_row(empty_database: Database) -> None:
     )
     migrate(empty_database.dsn, TABLE, [column("name", "varchar(64)"), column("number", "integer")])
     [outcome] = write(postgres_sink(empty_database), batch(rows(1, 2, 7)))
-    assert outcome == Outcome(loaded=2, refused=[(row(7), "23514")])
+    assert outcome == Outcome(loaded=2, refused=[refusal(row(7), "23514")])
 
 
 def test_an_entry_too_large_for_an_index(empty_database: Database) -> None:
@@ -186,7 +193,7 @@ def test_an_entry_too_large_for_an_index(empty_database: Database) -> None:
     noise = random.Random(3).randbytes(20_000).hex()  # noqa: S311 - what does not compress
     bad = row(2, noise, 2)
     [outcome] = write(postgres_sink(empty_database, columns), batch([row(1), bad, row(3)]))
-    assert outcome == Outcome(loaded=2, refused=[(bad, "54000")])
+    assert outcome == Outcome(loaded=2, refused=[refusal(bad, "54000")])
 
 
 def test_a_quarantine_that_refuses_stops_the_worker(database: Database) -> None:
@@ -209,5 +216,5 @@ def test_two_batches_are_bisected_at_once(ruled: Database) -> None:
         return await asyncio.gather(*map(sink.write, batches))
 
     outcomes = asyncio.run(using(sink, work()))
-    assert outcomes == [Outcome(loaded=50, refused=[(one, "22012")]) for one in bad]
+    assert outcomes == [Outcome(loaded=50, refused=[refusal(one, "22012")]) for one in bad]
     assert ruled.counts() == (100, 100, 0)

@@ -26,7 +26,7 @@ from coatcheck.errors import CoatcheckError
 from coatcheck.keys import Opener, Sealer, Tokenizer
 from coatcheck.keys.local import LocalLoaderKeys, LocalOpenerKeys, create
 from coatcheck.keys.tokens import ledger_hash
-from coatcheck.pipeline.message import Batch, Message, Outcome, Rejected, Row
+from coatcheck.pipeline.message import Batch, Message, Outcome, Reason, Reject, Rejected, Row
 from coatcheck.pipeline.road import Road
 from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
 from coatcheck.sinks.postgres.schema import migrate
@@ -358,7 +358,7 @@ def test_when_the_quarantine_is_emptied(aviary: Aviary) -> None:
         body = aviary.opener.open(held.sealed, held.data_key, held.key).decode()
         retried = aviary.road.travel(msgspec.structs.replace(held.message, body=body))
         assert isinstance(retried, Row)
-        assert quarantine.load(held, Batch([retried])) == "23514"
+        assert quarantine.load(held, Batch([retried])) == Reject(Reason.REFUSED_BY_DATABASE, "23514 rule")
         aviary.database.execute("ALTER TABLE user_logins DROP CONSTRAINT rule")
         assert quarantine.load(held, Batch([retried])) is None
         assert quarantine.discard(Selection()) == 3

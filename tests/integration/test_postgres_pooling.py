@@ -22,6 +22,7 @@ from tests.support.fix_postgres import (
     Database,
     batch,
     postgres_sink,
+    refusal,
     reject,
     row,
     rows,
@@ -95,7 +96,7 @@ def test_a_prepared_statement_outlives_a_change_of_the_table(database: Database)
 def test_bisecting_with_prepared_statements(database: Database) -> None:
     database.execute("ALTER TABLE events ADD CHECK (number <> 77)")
     [outcome] = write(postgres_sink(database, connections=1, prepare=True), batch(rows(*range(100))))
-    assert outcome == Outcome(loaded=99, refused=[(row(77), "23514")])
+    assert outcome == Outcome(loaded=99, refused=[refusal(row(77), "23514 events_number_check")])
 
 
 @contextmanager

@@ -545,7 +545,9 @@ def test_a_retry_is_logged_with_its_code_and_no_more(database: Database, caplog:
         await sink.write(a_batch())
 
     asyncio.run(using(sink, work()))
-    [record] = [record for record in caplog.records if record.name.startswith("coatcheck")]
+    record, back = [record for record in caplog.records if record.name.startswith("coatcheck")]
+    assert back.getMessage() == "the database takes batches again"
+    assert 0 <= back.__dict__["seconds"] < 60
     assert record.getMessage() == "the database refuses a batch for now"
     assert record.__dict__["messages"] == 25
     assert record.__dict__["sqlstate"] in ("57P01", "08006")

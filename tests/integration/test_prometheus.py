@@ -36,6 +36,11 @@ def program(name: str) -> str:
     return found
 
 
+def filled(query: str) -> str:
+    """Return a query of the dashboard as Grafana sends it."""
+    return query.replace("$__rate_interval", "1m").replace("$pipeline", ".*")
+
+
 def named(query: str) -> set[str]:
     """Return the metrics of a query that are none of the catalogue's."""
     found = re.findall(r"\bcoatcheck_[a-z0-9_]+", query)
@@ -47,6 +52,30 @@ def named(query: str) -> set[str]:
 def test_a_query_names_metrics_of_the_catalogue_only(query: str) -> None:
     assert "coatcheck" in query
     assert not named(query)
+
+
+@pytest.mark.parametrize("query", [*QUERIES, *(expr for _, expr in ALERTS)])
+def test_no_query_adds_up_pipelines(query: str) -> None:
+    """What is well would hide what is ill."""
+    merged = re.findall(r"\b(?:sum|max|min|avg|count)\b(?! by \([^)]*\bpipeline\b)(?!_over_time)", query)
+    assert not merged
+
+
+def test_the_dashboard_shows_the_pipelines_that_are_chosen() -> None:
+    (chosen,) = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "pipeline"]
+    assert (chosen["multi"], chosen["includeAll"], chosen["allValue"]) == (True, True, ".*")
+    assert not named(chosen["definition"])
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"\bcoatcheck_[a-z0-9_]+", target["expr"])
+            assert target["expr"].count('{pipeline=~"$pipeline"') == len(metrics), target["expr"]
+            assert "{{pipeline}}" in target["legendFormat"]
+
+
+def test_every_runbook_speaks_of_the_pipeline_that_its_alert_names() -> None:
+    for name, expr in ALERTS:
+        if "pipeline" in expr or "coatcheck_" in expr:
+            assert "pipeline" in (RUNBOOKS / f"{name}.md").read_text(), name
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
@@ -71,6 +100,8 @@ def test_promtool_runs_the_tests_of_the_alerts() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     tested = set(re.findall(r"alertname: (\w+)", (RULES / "alerts_test.yml").read_text()))
     assert tested == {name for name, _ in ALERTS}
+    one_of_two = set(re.findall(r"name: (\w+) fires for one of two pipelines", (RULES / "alerts_test.yml").read_text()))
+    assert one_of_two == tested - {"CoatcheckDown"}
 
 
 class Prometheus:
@@ -134,9 +165,10 @@ def test_a_real_prometheus_scrapes_a_worker(
     assert prometheus.value('coatcheck_rejects_total{reason="missing_field"}') == 3
     assert prometheus.value("sum(coatcheck_lag_seconds_count)") == prometheus.value("coatcheck_batches_total")
     assert prometheus.value('up{job="coatcheck"}') == 1
+    assert prometheus.value('coatcheck_messages_loaded_total{pipeline="default"}') == 120
     (target,) = prometheus.get("targets")["data"]["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
-    for query in [*(expr for _, expr in ALERTS), *(query.replace("$__rate_interval", "1m") for query in QUERIES)]:
+    for query in [*(expr for _, expr in ALERTS), *map(filled, QUERIES)]:
         assert prometheus.get("query", query=query)["status"] == "success", query
     rules = [rule for group in prometheus.get("rules")["data"]["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules if rule["type"] == "alerting"} == {name for name, _ in ALERTS}

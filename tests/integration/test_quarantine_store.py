@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,14 @@ class Keys:
         self.opener = Opener(LocalOpenerKeys.load(folder))
         tokenizer = Tokenizer(self.loader.token_root(), tenant="tenant", kid=self.loader.kid)
         hashes = ledger_hash(self.loader.ledger_root(), "tenant")
-        self.road = Road(columns=EVENTS, tokenizer=tokenizer, ledger_hash=hashes, sealer=self.sealer)
+        self.another_road = partial(
+            lambda ledger_key, **made_of: Road(ledger_key=ledger_key, **made_of),
+            columns=EVENTS,
+            tokenizer=tokenizer,
+            ledger_hash=hashes,
+            sealer=self.sealer,
+        )
+        self.road = self.another_road("message_id")
 
     def batch(self, *messages: Message) -> Batch:
         entries = [self.road.travel(message) for message in messages]
@@ -230,8 +238,8 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     async def work() -> None:
         try:
             outcome = await sink.write(keys.batch(arrived(1, body)))
-            [(row, code)] = outcome.refused
-            refused = keys.road.refuse(row, code)
+            [(row, reason)] = outcome.refused
+            refused = keys.road.refuse(row, reason)
             one = Batch([], [refused], [keys.sealer.data_key(refused.sealed.dek_id)])
             assert await sink.write(one) == Outcome(quarantined=1)
             assert await sink.write(keys.batch(arrived(1, body))) == Outcome(duplicates=1)
@@ -241,8 +249,9 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     asyncio.run(work())
     [held] = quarantine.opened(EVERY)
     assert keys.opener.open(held.sealed, held.data_key, held.key) == body.encode()
-    assert [(entry.reason, entry.detail) for entry in quarantine.entries(EVERY)] == [("refused_by_database", "23514")]
-    assert quarantine.load(held, loading(held, "late", 11)) == "23514"
+    [entry] = quarantine.entries(EVERY)
+    assert (entry.reason, entry.detail) == ("refused_by_database", "23514 small")
+    assert quarantine.load(held, loading(held, "late", 11)) == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
     assert states(database) == [(1, "held")]
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
     assert quarantine.load(held, loading(held, "late", 11)) is None
@@ -289,7 +298,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
         "CREATE TRIGGER gate BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION gate()"
     )
 
-    def load() -> str | None:
+    def load() -> Reject | None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             barrier.wait()
             [held] = mine.opened(EVERY)
@@ -318,6 +327,70 @@ def test_many_operators_load_many_entries(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load_all, range(4)))
     assert sorted(database.names()) == sorted(f"message-{number}" for number in range(100))
+
+
+EVENT_BODY = '{"name": "late", "number": 7}'
+
+
+def by_number(keys: Keys) -> None:
+    """From now on the field `number` is the key, not a field that no message has."""
+    keys.road = keys.another_road("field:number")
+
+
+def without_a_key(database: Database, keys: Keys, *numbers: int) -> None:
+    """Have messages held as one holds them whose configuration misspells the key."""
+    keys.road = keys.another_road("field:numbr")
+    entries = keys.batch(*(arrived(number, EVENT_BODY) for number in numbers))
+    assert {entry.reject for entry in entries.rejected} == {Reject(Reason.NO_LEDGER_KEY, "numbr")}
+    assert write(postgres_sink(database), entries) == [Outcome(quarantined=len(numbers))]
+    assert write(postgres_sink(database), entries) == [Outcome(duplicates=len(numbers))], "a redelivery is held once"
+
+
+def test_a_retry_goes_through_the_ledger_with_the_key_that_the_row_has_now(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    """Held under its message id, for it had no other key; the configuration was mended since."""
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    [held] = quarantine.opened(EVERY)
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
+    assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(duplicates=1)]
+    assert database.names() == ["late"]
+
+
+def test_repeats_that_were_held_are_one_message_when_they_are_retried(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    without_a_key(database, keys, 1, 2, 3)
+    by_number(keys)
+    for place, held in enumerate(quarantine.opened(EVERY), 1):
+        assert quarantine.load(held, keys.batch(arrived(place, EVENT_BODY))) is None
+    assert database.names() == ["late"]
+    assert states(database) == [(1, "loaded"), (2, "loaded"), (3, "loaded")]
+
+
+def test_a_retry_of_what_has_come_again_meanwhile_adds_nothing(
+    database: Database, quarantine: Quarantine, keys: Keys
+) -> None:
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(loaded=1)]
+    [held] = quarantine.opened(EVERY)
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
+
+
+def test_a_row_that_is_refused_leaves_no_ledger_entry(database: Database, quarantine: Quarantine, keys: Keys) -> None:
+    without_a_key(database, keys, 1)
+    by_number(keys)
+    database.execute("ALTER TABLE events ADD CONSTRAINT small CHECK (number < 7)")
+    [held] = quarantine.opened(EVERY)
+    refused = quarantine.load(held, keys.batch(arrived(1, EVENT_BODY)))
+    assert refused == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
+    database.execute("ALTER TABLE events DROP CONSTRAINT small")
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert database.names() == ["late"]
 
 
 def test_loaded_messages_stay_known(database: Database, quarantine: Quarantine) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 from botocore.credentials import Credentials as BotoCredentials
+from botocore.exceptions import ProfileNotFound
 
 from coatcheck.sources import sqs_client
 from coatcheck.sources.aws import AwsTarget, Credentials
@@ -478,6 +479,34 @@ def test_credentials_that_are_gone_are_expired_and_come_back() -> None:
     asyncio.run(run())
 
 
+def test_why_there_are_no_credentials_is_told() -> None:
+    def load() -> BotoCredentials:
+        raise ProfileNotFound(profile="mine")
+
+    async def run() -> None:
+        async with client_of("http://127.0.0.1:1", Credentials(load)) as client:
+            error = await failure_of(client.call("ReceiveMessage", b"{}", timeout=5))
+        assert (error.kind, error.code) == ("expired", "NoCredentials")
+        assert "ProfileNotFound: the config profile (mine) could not be found" in error.message
+        assert "AWS_PROFILE" in error.hint
+
+    asyncio.run(run())
+
+
+def test_malformed_credentials_are_told_as_such_and_not_tried_again() -> None:
+    credentials = Credentials(lambda: BotoCredentials("AKIACANARY\n", "CANARY", method="env"))
+
+    async def run() -> None:
+        async with client_of("http://127.0.0.1:1", credentials) as client:
+            error = await failure_of(client.queue_url("logins"))
+        assert (error.kind, error.code, error.retryable) == ("denied", "MalformedCredentials", False)
+        assert "AWS_" in error.message
+        assert "source.queue" not in error.hint
+        assert "CANARY" not in repr(vars(error))
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("hours", [-7, 7])
 def test_a_skewed_clock_is_corrected_by_the_date_of_the_refusal(hours: int) -> None:
     def moment() -> float:
@@ -535,7 +564,7 @@ def test_no_error_and_no_log_shows_a_value(caplog: pytest.LogCaptureFixture, fai
     async def run() -> SqsError:
         async with serving(bodies.get(failing, echo)) as server, client_of(server.url, credentials) as client:
             if failing == "unencodable":
-                return await failure_of(client.queue_url("CANARY\ud800"))
+                return await failure_of(client.get_queue_attributes("CANARY\ud800", []))
             return await failure_of(client.call("SendMessageBatch", b'{"body":"CANARY"}', timeout=0.3))
 
     error = asyncio.run(run())

@@ -17,7 +17,8 @@ from tests.support.scripted_sqs import Answer, Reply, ScriptedSqs, cut, failing,
 from coatcheck.errors import CoatcheckError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
 from coatcheck.sources.sqs import SqsSource
-from coatcheck.sources.sqs_queue import file_entries, redrive, send
+from coatcheck.sources.sqs_queue import file_entries, send
+from coatcheck.sources.sqs_redrive import redrive
 
 pytestmark = pytest.mark.usefixtures("quick_end")
 

@@ -42,7 +42,7 @@ from tests.support.scripted_sqs import (
 from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_of
 from coatcheck.pipeline.message import Message
-from coatcheck.sources import sqs_queue
+from coatcheck.sources import sqs_redrive
 from coatcheck.sources.sqs_client import Late, SqsClient, SqsError
 from coatcheck.sources.sqs_queue import (
     MAX_BYTES,
@@ -50,9 +50,9 @@ from coatcheck.sources.sqs_queue import (
     dead_letter_queue,
     file_entries,
     inspect,
-    redrive,
     send,
 )
+from coatcheck.sources.sqs_redrive import redrive
 
 pytestmark = pytest.mark.usefixtures("quick_end", "short_polls")
 
@@ -213,7 +213,7 @@ def test_as_new_is_new_on_a_fifo_queue_too(queues: Queues) -> None:
 def short_polls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a redrive is not waited for: the embedded server's answers are exact."""
     if "identity_and_attributes" not in request.node.name:
-        monkeypatch.setattr(sqs_queue, "_EMPTY_POLL_S", 0)
+        monkeypatch.setattr(sqs_redrive, "_EMPTY_POLL_S", 0)
 
 
 def bury(queue: Queue) -> None:
@@ -377,7 +377,7 @@ def test_what_sqs_refuses_is_told_with_what_to_do(*, as_new: bool) -> None:
             refused = {"Id": "1", "Code": "InternalError", "SenderFault": False, "Message": "CANARY"}
             server.always(SEND, ok({"Successful": [{"Id": "0"}], "Failed": [refused]}))
             with pytest.raises(CoatcheckError) as caught:
-                async for _ in sqs_queue.send(client, server.queue_url, file_entries(["CANARY", "b"], as_new=as_new)):
+                async for _ in send(client, server.queue_url, file_entries(["CANARY", "b"], as_new=as_new)):
                     pass
         assert caught.value.message == "SQS refused 1 of 2 messages (InternalError)"
         assert ("would load those twice" in caught.value.hint) is as_new
@@ -723,7 +723,7 @@ def test_a_dead_letter_queue_is_asked_again_after_an_outage(monkeypatch: pytest.
     async def work() -> None:
         async with scripted() as (server, source):
             await source.start()
-            policy = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:x:1:logins"})
+            policy = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:x:000000000000:logins"})
             server.attributes |= {"RedrivePolicy": policy, "ApproximateNumberOfMessages": "7"}
             with monkeypatch.context() as patch:
                 patch.setattr(SqsClient, "get_queue_attributes", away)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.process import alive
@@ -33,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def a_supervisor(
     script: str, *, drain: bool, tick: Callable[[Counts], None] = lambda _: None
 ) -> supervisor._Supervisor:
-    made = supervisor._Supervisor([], drain=drain, tick=tick)
+    made = supervisor._Supervisor("logins", [], drain=drain, tick=tick)
     made._command = [sys.executable, "-c", script]
     return made
 
@@ -127,7 +128,7 @@ def test_whoever_ends_without_being_told_is_started_again(code: int, caplog: pyt
 
     def tick(counts: Counts) -> None:
         if counts.loaded >= 15:
-            made._stop()
+            made.stop()
 
     made = a_supervisor(f"print('''{LINE}'''); raise SystemExit({code})", drain=False, tick=tick)
     assert work_of(made).loaded == 15
@@ -165,3 +166,70 @@ def test_a_signal_to_one_that_has_just_ended_leaves_its_exit_code_to_who_waits(
 def test_with_drain_the_end_is_the_end(caplog: pytest.LogCaptureFixture) -> None:
     assert work_of(a_supervisor(f"print('''{LINE}''')", drain=True), workers=2).loaded == 10
     assert not caplog.records
+
+
+def several(scripts: dict[str, str], *, drain: bool, tick: Callable[[Counts], None] = lambda _: None) -> Any:
+    made = supervisor._Supervisors(dict.fromkeys(scripts, ()), drain=drain, tick=tick)
+    for each in made._each:
+        each._command = [sys.executable, "-c", scripts[each.pipeline]]
+    return made
+
+
+def run_all(made: Any, workers: int = 1) -> supervisor.Supervised:
+    done: supervisor.Supervised = asyncio.run(asyncio.wait_for(made.run(workers), 30.0))
+    return done
+
+
+def test_counts_are_of_each_pipeline_and_of_all() -> None:
+    seen: list[int] = []
+    scripts = dict.fromkeys(("logins", "orders"), f"print('''{LINE}''')")
+    done = run_all(several(scripts, drain=True, tick=lambda counts: seen.append(counts.loaded)), workers=2)
+    assert {name: counts.loaded for name, counts in done.counts.items()} == {"logins": 10, "orders": 10}
+    assert (done.total.loaded, done.ended, seen[-1]) == (20, None, 20)
+    assert done.total.seconds == max(counts.seconds for counts in done.counts.values())
+
+
+@pytest.mark.parametrize("code", [2, 4])
+def test_one_that_ends_for_good_leaves_the_others_running(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    made: Any
+
+    def tick(counts: Counts) -> None:
+        if counts.loaded >= 15 and made._each[0].samples().count(("coatcheck_pipeline_ended", str(code), 1)):
+            made._signalled()
+
+    made = several({"ill": f"raise SystemExit({code})", "well": f"print('''{LINE}''')"}, drain=False, tick=tick)
+    done = run_all(made)
+    assert done.ended is None, "it was stopped"
+    assert (done.counts["ill"].loaded, done.counts["well"].loaded >= 15) == (0, True)
+    told = [(record.message, record.levelname, record.__dict__.get("pipeline"), record.__dict__.get("exit_code"))
+            for record in caplog.records if record.levelno >= logging.ERROR]  # fmt: skip
+    assert told == [("a pipeline has ended and is not started again", "ERROR", "ill", code)]
+    assert made.samples().keys() == {"ill", "well"}
+
+
+def test_a_drain_ends_with_the_first_code_when_the_others_have_drained() -> None:
+    later = f"import time; time.sleep(1); print('''{LINE}''')"
+    done = run_all(several({"well": later, "ill": "raise SystemExit(4)"}, drain=True), workers=2)
+    assert done.counts["well"].loaded == 10
+    assert done.ended is not None
+    assert (done.ended.exit_code, done.ended.message.split(":")[0]) == (4, "pipeline ill")
+
+
+def test_when_all_have_ended_the_first_is_the_answer() -> None:
+    later = "import time; time.sleep(1); raise SystemExit(2)"
+    done = run_all(several({"later": later, "first": "raise SystemExit(4)"}, drain=False))
+    assert done.ended is not None
+    assert (done.ended.exit_code, done.ended.message.split(":")[0]) == (4, "pipeline first")
+
+
+def test_one_alone_ends_as_it_always_did(caplog: pytest.LogCaptureFixture) -> None:
+    done = run_all(several({"default": "raise SystemExit(4)"}, drain=False))
+    assert done.ended is not None
+    assert done.ended.message == "worker 0 has stopped with exit code 4"
+    assert not caplog.records
+
+
+def test_messages_that_some_workers_count_as_suppressed_add_up() -> None:
+    """The count stands only in lines of workers that have any."""
+    line = LINE.replace('"seconds"', '"suppressed": 2, "seconds"')
+    assert work_of(a_supervisor(f"print('''{LINE}'''); print('''{line}''')", drain=True), workers=2).suppressed == 4

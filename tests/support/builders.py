@@ -112,7 +112,11 @@ def a_column(type_: str = "text", *, name: str = "c", path: str = "f", **options
 
 
 def a_road(
-    columns: tuple[Column, ...] = LOGIN_COLUMNS, *, ledger_key: str = "message_id", sealer: Sealer | None = None
+    columns: tuple[Column, ...] = LOGIN_COLUMNS,
+    *,
+    ledger_key: str = "message_id",
+    sealer: Sealer | None = None,
+    pipeline: str = "default",
 ) -> Road:
     return Road(
         columns=columns,
@@ -120,6 +124,7 @@ def a_road(
         ledger_hash=a_ledger_hash(),
         sealer=sealer or a_sealer(),
         ledger_key=ledger_key,
+        pipeline=pipeline,
     )
 
 

@@ -26,12 +26,15 @@ def told(attributes: Any) -> dict[str, Any]:
     return {one.key: value(one) for one in attributes}
 
 
-def points(request: ExportMetricsServiceRequest) -> dict[tuple[str, str], Point]:
-    """Return the data points of one export by the metric's name and the value of its label."""
+def points(request: ExportMetricsServiceRequest, pipeline: str = "default") -> dict[tuple[str, str], Point]:
+    """Return a pipeline's data points of one export by the metric's name and the value of its own label."""
     found: dict[tuple[str, str], Point] = {}
     for metric in metrics(request):
         for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
-            key = metric.name, "".join(told(point.attributes).values())
+            attributes = told(point.attributes)
+            if attributes.pop("pipeline") != pipeline:
+                continue
+            key = metric.name, "".join(attributes.values())
             assert key not in found, f"{key} is there twice"
             found[key] = point
     return found

@@ -354,6 +354,16 @@ def row(number: int, *values: object) -> Row:
     return Row(message(number), key(number), number % 64 * DAY_S, values or (f"name-{number}", number))
 
 
+def refusal(one: Row, detail: str) -> tuple[Row, Reject]:
+    """A row that was refused, as an outcome tells it."""
+    return one, Reject(Reason.REFUSED_BY_DATABASE, detail)
+
+
+def suppressed(one: Row) -> tuple[Row, Reject]:
+    """A row that the table kept out, as an outcome tells it."""
+    return one, Reject(Reason.SUPPRESSED_BY_TABLE)
+
+
 def reject(number: int, reason: Reason = Reason.NOT_JSON, detail: str = "") -> Rejected:
     """A rejected message `number`, with a body that looks sealed."""
     sealed = Sealed(key(-1), number.to_bytes(12), b"sealed" + bytes([number % 256]))

@@ -8,7 +8,7 @@ Real HTTP on loopback, AWS JSON 1.0, in the loop of the test. A request takes th
 else the lasting one (`always`), else that of a plain queue: what was `put` is handed out, waits for its delete, and is
 shown again at visibility 0; visibility timeouts never run out. Like every SQS server, it hands messages to a long poll
 whose client has hung up. `refuse_once` holds receipts that one batch request fails on, with the code of the failure.
-Every request is kept with its time.
+`knows` are the names by which it knows the field that asks for system attributes. Every request is kept with its time.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ class ScriptedSqs:
 
     def __init__(self, *, visibility: int = 30, latency: float = 0.0) -> None:
         self.latency = latency
+        self.knows: tuple[str, ...] = ("MessageSystemAttributeNames", "AttributeNames")
         self.attributes = {"VisibilityTimeout": str(visibility)}
         self.requests: list[Request] = []
         self.visible: deque[Stored] = deque()
@@ -299,9 +300,12 @@ class ScriptedSqs:
         most = min(request.body["MaxNumberOfMessages"], len(self.visible))
         if not most:
             return ok({})
-        return received(*[self._hand_out(self.visible.popleft()) for _ in range(most)])
+        return received(*[self._hand_out(self.visible.popleft(), self._asked(request)) for _ in range(most)])
 
-    def _hand_out(self, stored: Stored) -> dict[str, Any]:
+    def _asked(self, request: Request) -> set[str]:
+        return {name for field_name in self.knows for name in request.body.get(field_name, ())}
+
+    def _hand_out(self, stored: Stored, asked: set[str] | None = None) -> dict[str, Any]:
         stored.receives += 1
         receipt = f"receipt-{next(self._receipts)}"
         self.in_flight[receipt] = stored
@@ -315,7 +319,7 @@ class ScriptedSqs:
             "ReceiptHandle": receipt,
             "Body": stored.body,
             "MD5OfBody": md5(stored.body),
-            "Attributes": told,
+            "Attributes": {name: value for name, value in told.items() if asked is None or name in asked},
         } | stored.fields
 
     def _delete(self, entry: dict[str, Any]) -> dict[str, Any]:

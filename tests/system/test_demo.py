@@ -151,7 +151,7 @@ def get(url: str) -> str:
 
 def loaded(url: str) -> int:
     """Return how many rows a worker says it has made, by its address for metrics."""
-    found = re.search(r"^coatcheck_messages_loaded_total (\S+)$", get(url), re.MULTILINE)
+    found = re.search(r'^coatcheck_messages_loaded_total{pipeline="default"} (\S+)$', get(url), re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 

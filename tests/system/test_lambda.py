@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -211,6 +212,27 @@ def test_a_fifo_queue(start: Callable[..., Function], sqs: SqsServer, login_data
         while sum(fifo.depth()):
             mapping.poll()
     assert login_database.figures() == (6, 6, 0)
+
+
+def test_one_function_serves_the_queues_of_several_pipelines(
+    start: Callable[..., Function], command: Command, sqs: SqsServer, queue: Queue, bare_database: LoginDatabase
+) -> None:
+    with new_queue(sqs) as second, new_queue(sqs) as third:
+        del command.environment["COATCHECK_SOURCE__QUEUE"]
+        command.environment["DATABASE_URL"] = bare_database.dsn
+        command.set(PIPELINES__LOGINS__SOURCE__QUEUE=queue.name, PIPELINES__OTHERS__SOURCE__QUEUE=second.url)
+        command.set(PIPELINES__OTHERS__TARGET__TABLE="other_logins", LOG__FORMAT="json")
+        command("migrate")
+        function = start()
+        for each, first in ((queue, 0), (second, 3), (queue, 6)):
+            each.send(logins(3, first=first))
+            assert function.invoke(event_of(each.receive(), each.arn)).value == {"batchItemFailures": []}
+        third.send(logins(1))
+        assert function.invoke(event_of(third.receive(), third.arn)).error["errorType"] == "ConfigError"
+    assert (bare_database.rows(), bare_database.count("other_logins")) == (6, 3)
+    ends = [json.loads(line) for line in function.log().splitlines() if "an invocation has ended" in line]
+    assert [end["coatcheck"]["pipeline"] for end in ends] == ["logins", "others", "logins"]
+    assert "no pipeline of the configuration reads the queue of the event; there are logins, others" in function.log()
 
 
 def test_no_value_is_in_what_a_function_writes_and_answers(

@@ -44,9 +44,10 @@ def ask(command: Command) -> Callable[[str], tuple[int, str]]:
 Ask = Callable[[str], tuple[int, str]]
 
 
-def figures(ask: Ask) -> dict[str, float]:
-    """Return every sample by its name and labels."""
-    text = ask("/metrics")[1]
+def figures(ask: Ask, pipeline: str = "default") -> dict[str, float]:
+    """Return every sample of a pipeline by its name and the other labels."""
+    said = [line for line in ask("/metrics")[1].splitlines() if line[:1] == "#" or f'pipeline="{pipeline}"' in line]
+    text = re.sub(f'pipeline="{pipeline}",?', "", "\n".join(said)).replace("{}", "")
     return {name: float(value) for name, value in re.findall(r"^([^# ]\S*) (\S+)$", text, re.MULTILINE)}
 
 
@@ -112,8 +113,12 @@ def test_what_is_away_is_told(command: Command, queue: Queue, login_database: Lo
     assert done.code == 0
     logged = [json.loads(line) for line in done.err.splitlines()]
     (outage, *_) = [entry for entry in logged if entry["message"] == "the database refuses a batch for now"]
-    assert outage["coatcheck"] == {"messages": 10, "sqlstate": "08006"}
-    assert len(logged) <= 3, "what is said again and again is said once a while"
+    assert outage["coatcheck"] == {"messages": 10, "pipeline": "default", "sqlstate": "08006"}
+    assert logged[0]["message"] == "coatcheck is starting"
+    (back,) = [entry for entry in logged if entry["message"] == "the database takes batches again"]
+    assert back["log.level"] == "notice"
+    assert 0 < back["coatcheck"]["seconds"] < 60
+    assert len(logged) <= 4, "what is said again and again is said once a while"
 
 
 def test_a_dead_worker_keeps_what_it_counted(

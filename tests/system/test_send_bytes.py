@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.support.fix_servers import Queue, login, logins
+from tests.support.fix_servers import LoginDatabase, Queue, login, logins
 from tests.support.process import COATCHECK, LIMIT_S, Command
 
 BROKEN = {
@@ -66,3 +66,51 @@ def test_a_mended_file_is_loaded_once(command: Command, queue: Queue) -> None:
     a_file(command.folder, login(8888).encode(), before=30)
     assert command("send", name).out == "sent 32 messages\n"
     assert queue.depth() == (32, 0, 0)
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_does_not_cost_the_first_line(
+    command: Command, login_database: LoginDatabase, ends: bytes
+) -> None:
+    """Editors and spreadsheets on Windows write one. Files joined together have it before a later line too."""
+    lines = [f"\ufeff{login(1)}".encode(), login(2).encode(), f"\ufeff{login(3)}".encode()]
+    (command.folder / "marked.jsonl").write_bytes(ends.join(lines) + ends)
+    (command.folder / "plain.jsonl").write_bytes(ends.join([login(1).encode(), lines[1]]) + ends)
+    assert command("send", "marked.jsonl").out == "sent 3 messages\n"
+    assert command("send", "plain.jsonl").out == "sent 2 messages\n"
+    counts = command.drain()
+    assert (counts["loaded"], counts["rejected"], counts["duplicates"]) == (3, 0, 2)
+    assert login_database.figures() == (3, 3, 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("standard_input", [False, True])
+def test_a_file_in_utf_16_is_told(command: Command, queue: Queue, encoding: str, *, standard_input: bool) -> None:
+    data = f"\ufeff{login(1)}\nCANARY\n".encode(encoding)
+    (command.folder / "wide.jsonl").write_bytes(data)
+    done = subprocess.run(
+        [str(COATCHECK), "send", "-" if standard_input else "wide.jsonl"],
+        input=data,
+        cwd=command.folder,
+        env=command.environment,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    error, hint = done.stderr.decode().splitlines()
+    assert (done.returncode, error) == (2, "coatcheck: error: the file is UTF-16, and SQS takes UTF-8")
+    assert hint.startswith("coatcheck: hint: save it as UTF-8")
+    assert queue.depth() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("key", ["message_id", "content", "field:user_id"])
+def test_a_marked_body_is_loaded_by_every_kind_of_key(
+    command: Command, queue: Queue, login_database: LoginDatabase, key: str
+) -> None:
+    """The content key is that of the body as it came: a marked body and a plain one are two."""
+    queue.send([f"\ufeff{login(1)}", f"\ufeff{login(1)}", login(1)])
+    command.set(LEDGER__KEY=key)
+    counts = command.drain()
+    loaded = {"message_id": 3, "content": 2, "field:user_id": 1}[key]
+    assert (counts["loaded"], counts["rejected"], counts["duplicates"]) == (loaded, 0, 3 - loaded)
+    assert login_database.rows() == loaded

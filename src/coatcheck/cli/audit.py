@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import shared
 from coatcheck.cli.sections import Sections
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def list_(
     from coatcheck import trail
 
     limit = limit if limit or as_json else _LIMIT
-    found = trail.entries(configuration(context), since=since, events=events, limit=limit)
+    found = trail.entries(shared(context), since=since, events=events, limit=limit)
     if as_json:
         for lines in _pages(trail.lines(found)):
             terminal.out("\n".join(lines))
@@ -100,7 +100,7 @@ def verify(context: click.Context, file: IO[bytes] | None, checkpoints: tuple[Pa
     """
     from coatcheck import trail
 
-    _report(trail.verify(lambda: configuration(context), file, checkpoints, key), with_checkpoints=bool(checkpoints))
+    _report(trail.verify(lambda: shared(context), file, checkpoints, key), with_checkpoints=bool(checkpoints))
 
 
 def _report(found: Verified, *, with_checkpoints: bool) -> None:
@@ -137,7 +137,7 @@ def init_key(context: click.Context, tenant: str | None) -> None:
     """
     from coatcheck import trail
 
-    created = trail.init_key(configuration(context), tenant)
+    created = trail.init_key(shared(context), tenant)
     for path in created.files:
         terminal.out(f"wrote {path}")
     for text in created.warnings:
@@ -163,7 +163,7 @@ def checkpoint(context: click.Context, target: str | None, follow: bool) -> None
     """
     from coatcheck import trail
 
-    config = configuration(context)
+    config = shared(context, unattended=follow)
     if follow:
         trail.follow(config, target, show=_show, wrote=_wrote, warn=terminal.warn)
         return

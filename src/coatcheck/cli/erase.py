@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import configuration, pipeline_option, shared
 from coatcheck.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ STDIN = "-"
 @click.option(
     "--where",
     metavar="COLUMN=[VALUE|-]",
-    help="Everything of a subject: of the rows that have this in a column that is not masked; - as above.",
+    help="Everything of a subject: of the rows of the pipeline's table that have this in a column that is not masked; "
+    "- as above.",
 )
+@pipeline_option
 @click.option("--epoch", type=click.IntRange(1970, 999912), help="All originals of an epoch that is over, as 20253.")
 @click.option("--reason", default="DSAR", show_default=True, help="A reason of the policy.")
 @click.option("--ticket", required=True, help="The case that this is for, such as INC-1234.")
@@ -52,6 +54,7 @@ def erase(  # noqa: PLR0917 - click passes them by name
     value: str | None,
     domain: str | None,
     where: str | None,
+    pipeline: str | None,
     epoch: int | None,
     reason: str,
     ticket: str,
@@ -70,7 +73,7 @@ def erase(  # noqa: PLR0917 - click passes them by name
     if (value is None) != (domain is None):
         raise ConfigError("--value and --domain go together", hint="such as --value - --domain ip")
     _refuse_unasked(yes=yes)
-    config = configuration(context)
+    config = configuration(context, pipeline) if where is not None else shared(context, pipeline)
     job, question = _job(tokens, value, domain, where, epoch)
     if not yes:
         click.confirm(question(config), abort=True, err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import shared
+from coatcheck.cli.context import configurations, shared
 from coatcheck.cli.sections import Sections
 from coatcheck.errors import ConfigError, RefusedError
 
@@ -49,7 +49,7 @@ def init(context: click.Context, tenant: str) -> None:
     Never overwrites. The local private key is encrypted with COATCHECK_KEYS__PASSPHRASE, or else stored in clear, with
     a warning.
     """
-    announce(shared(context), tenant)
+    announce(configurations(context)[0], tenant)  # one keyring for all of them, whatever their databases
 
 
 @keys.command("list")
@@ -59,7 +59,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     """List key ids, kinds, ages and fingerprints."""
     from coatcheck import custody, keyring
 
-    config = shared(context)
+    config = configurations(context)[0]
     with keyring.found_elsewhere(config):
         rows = custody.list_keys(config)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import shared
 
 if TYPE_CHECKING:
     from coatcheck.maintenance import Maintained
@@ -29,7 +29,7 @@ def maintain(context: click.Context, reason: str, ticket: str | None, as_json: b
     from coatcheck.erasure import Why
     from coatcheck.maintenance import maintain as do
 
-    done = do(configuration(context), Why(reason, ticket) if ticket else None)
+    done = do(shared(context, unattended=True), Why(reason, ticket) if ticket else None)
     if as_json:
         terminal.out_json(asdict(done))
     else:

@@ -120,11 +120,12 @@ def _default(field: FieldInfo) -> str:
 def _metrics() -> Iterator[str]:
     yield "# Metrics\n"
     yield (
-        "`[metrics] listen` serves them at /metrics in Prometheus' text format; of several workers they are added up, "
-        "or the most or the least of them is told. `/livez` fails when the event loop or the receives have not moved "
-        "for two minutes, `/readyz` while a component does not answer, `/startupz` until each has been asked.\n"
+        "`[metrics] listen` serves them at /metrics in Prometheus' text format, each with the label `pipeline` "
+        "([several pipelines](../pipelines.md)); of several workers of a pipeline they are added up, or the most or "
+        "the least of them is told. `/livez` fails when the event loop or the receives have not moved for two minutes, "
+        "`/readyz` while a component does not answer or a pipeline has ended, `/startupz` until each has been asked.\n"
     )
-    yield "| metric | type | label | what it is | of several workers |\n|---|---|---|---|---|"
+    yield "| metric | type | further label | what it is | of several workers |\n|---|---|---|---|---|"
     for name, metric in CATALOGUE.items():
         label = f"`{metric.label}`" if metric.label else ""
         yield f"| `{name}` | {metric.kind} | {label} | {metric.help} | {metric.together} |"

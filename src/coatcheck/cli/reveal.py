@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import configuration
+from coatcheck.cli.context import shared
 from coatcheck.cli.sections import Sections
 from coatcheck.errors import ConfigError
 
@@ -50,7 +50,7 @@ def request(context: click.Context, items: tuple[str, ...], reason: str, ticket:
     from coatcheck import desk
 
     wanted = sys.stdin.read().split() if items == ("-",) else list(items)
-    asked = desk.request(configuration(context), wanted, reason=reason, ticket=ticket, break_glass=break_glass)
+    asked = desk.request(shared(context), wanted, reason=reason, ticket=ticket, break_glass=break_glass)
     say_asked(asked.request_id, asked.approvals, break_glass=break_glass)
 
 
@@ -73,7 +73,7 @@ def approve(context: click.Context, request_id: int) -> None:
     """Approve another person's request, or review a broken glass. You are who is logged in at the database."""
     from coatcheck import desk
 
-    missing = desk.approve(configuration(context), request_id)
+    missing = desk.approve(shared(context), request_id)
     terminal.out(f"approved request {request_id}" + (f"; it waits for {missing} more approval(s)" if missing else ""))
 
 
@@ -84,7 +84,7 @@ def deny(context: click.Context, request_id: int) -> None:
     """Deny a request (of a broken glass: object to it), or take your own back."""
     from coatcheck import desk
 
-    desk.deny(configuration(context), request_id)
+    desk.deny(shared(context), request_id)
     terminal.out(f"denied request {request_id}")
 
 
@@ -98,7 +98,7 @@ def open_(context: click.Context, request_id: int, output: str | None, as_json: 
 
     Each original is held against its token first; one that does not fit was planted or damaged, and is not shown.
     """
-    show_originals(configuration(context), request_id, output=output, as_json=as_json)
+    show_originals(shared(context), request_id, output=output, as_json=as_json)
 
 
 def show_originals(config: Config, request_id: int, *, output: str | None, as_json: bool, bare: bool = False) -> None:
@@ -146,7 +146,7 @@ def list_(context: click.Context, request_id: int | None, limit: int, as_json: b
 
     from coatcheck import desk
 
-    config = configuration(context)
+    config = shared(context)
     if request_id is not None:
         for item in desk.items(config, request_id):
             terminal.out(item)
@@ -181,7 +181,7 @@ def policy(context: click.Context, change: str | None, as_json: bool) -> None:
     """Show what the desk allows; with OPTION=VALUE change it, as the owner of the schema and on the trail."""
     from coatcheck import desk
 
-    config = configuration(context)
+    config = shared(context)
     if change is not None:
         name, equals, value = change.partition("=")
         if not equals:
@@ -219,7 +219,7 @@ def find(  # noqa: PLR0917 - click passes them by name
     from coatcheck import desk
 
     known = sys.stdin.readline().rstrip("\r\n") if value == "-" else value
-    tokens = desk.find(configuration(context), known, domain=domain, reason=reason, ticket=ticket)
+    tokens = desk.find(shared(context), known, domain=domain, reason=reason, ticket=ticket)
     if as_json:
         terminal.out_json(tokens)
         return

@@ -50,6 +50,7 @@ _GOES_ON = "no new data key for now; the one in use goes on to its limit"
 _WAITS = "no new data key for now; nothing is sealed until there is one"
 
 _log = logging.getLogger(__name__)
+_NOTICE = 25  # as in `ops.logs`, which this package does not know
 _SHORT = 256
 
 
@@ -102,8 +103,8 @@ class Sealer:
 
     __slots__ = (
         "__weakref__", "_aad", "_clock", "_data_keys", "_dek_id", "_drawing", "_encrypt", "_give_up_s", "_keys",
-        "_left", "_max_age", "_max_values", "_next", "_nonces", "_not_before", "_remote", "_trouble", "_until",
-        "_warned", "drawn", "failures",
+        "_left", "_max_age", "_max_values", "_next", "_nonces", "_not_before", "_remote", "_since", "_trouble",
+        "_until", "_warned", "drawn", "failures",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +124,7 @@ class Sealer:
         self._give_up_s = give_up_s
         self._data_keys: OrderedDict[bytes, DataKey] = OrderedDict()
         self._not_before = self._warned = float("-inf")
-        self._trouble = ""
+        self._trouble, self._since = "", 0.0
         self.failures = {"away": 0, "refused": 0}
         self.drawn = 0
         self.forked()
@@ -270,7 +271,7 @@ class Sealer:
                 return error
             else:
                 self._next = self._keep(drawn, now)
-                self._trouble, self._warned = "", float("-inf")
+                self._say_back()
                 return None
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
             pause = min(pause * 2, _PAUSE_MOST_S)
@@ -287,8 +288,16 @@ class Sealer:
         if (error := drawing.result()) is not None:
             raise error
 
+    def _say_back(self) -> None:
+        """Log once that there are data keys again after an outage."""
+        if self._trouble:
+            seconds = round(self._clock() - self._since, 1)
+            _log.log(_NOTICE, "the key service gives data keys again", extra={"seconds": seconds})
+        self._trouble, self._warned = "", float("-inf")
+
     def _warn(self, error: CoatcheckError) -> None:
         """Tell that there is no new data key, and why, once a minute; errors hold no values."""
+        self._since = self._since if self._trouble else self._clock()
         self._trouble = error.message
         self.failures["away" if isinstance(error, UnreachableError) else "refused"] += 1
         if self._clock() - self._warned < _WARN_EVERY_S:

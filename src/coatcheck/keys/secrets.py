@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from coatcheck.aws_reason import hint_of, reason_of
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 
 CONNECT_S, READ_S, ATTEMPTS = 3.0, 5.0, 2
@@ -122,7 +123,7 @@ def _check_file(what: str, path: str, status: os.stat_result, option: str) -> No
 
 def _text(data: bytes, what: str, option: str) -> str:
     with suppress(UnicodeDecodeError):  # raised below, outside: it holds the secret
-        return data.decode()
+        return data.decode("utf-8-sig")  # some editors put a byte order mark before the text
     raise ConfigError(f"{option}: {what} is no UTF-8 text", hint="store the secret as text")
 
 
@@ -199,14 +200,17 @@ logging.getLogger("botocore.parsers").addFilter(_mute)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why there is no answer: a code of AWS, or the name of what botocore raised; never a text of theirs.
+    """Why there is no answer: a code of AWS, or the name of what botocore raised; never a text of a service.
 
     `away` passes (throttling, 5xx, no connection, expired credentials that are read anew); `credentials` and `setup`
-    are what people mend around the service; `refused` is the service's own answer.
+    are what people mend around the service; `refused` is the service's own answer. `why` is what botocore says, cleaned
+    (see `aws_reason`), and `hint` what to do about that.
     """
 
     code: str
     kind: Literal["away", "credentials", "setup", "refused"]
+    why: str = ""
+    hint: str = ""
 
     def error(self, service: str) -> CoatcheckError:
         """Return the error for everything but `refused`, which each service words for itself."""
@@ -216,17 +220,17 @@ class Fault:
             )
         if self.kind == "away":
             return UnreachableError(
-                f"{service} does not answer ({self.code})",
+                f"{service} does not answer ({self.why or self.code})",
                 hint="is its endpoint right, and reachable from here (network, VPC endpoint, quota)?",
             )
         if self.kind == "credentials":
             return ConfigError(
-                f"{service} has no valid AWS credentials ({self.code})",
-                hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role",
+                f"{service} has no valid AWS credentials ({self.why or self.code})",
+                hint=self.hint or "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role",
             )
         return ConfigError(
-            f"{service} cannot be asked ({self.code})",
-            hint="check region, endpoint, AWS_PROFILE and the files in ~/.aws",
+            f"{service} cannot be asked ({self.why or self.code})",
+            hint=self.hint or "check region, endpoint, AWS_PROFILE and the files in ~/.aws",
         )
 
 
@@ -309,9 +313,10 @@ def _fault(error: Exception, operation: str) -> Fault:
         boto.MetadataRetrievalError,
         ResponseParserError,
     )
+    why, hint = reason_of(error), hint_of(error, "")
     if isinstance(error, passing):
-        return Fault(name, "away")
-    return Fault(name, "credentials" if name in _CREDENTIALS else "setup")
+        return Fault(name, "away", why, hint)
+    return Fault(name, "credentials" if name in _CREDENTIALS else "setup", why, hint)
 
 
 def _refusal(code: str, status: int, *, ours: bool) -> Fault:

@@ -1,6 +1,7 @@
 """What Prometheus and an orchestrator ask a worker: /metrics, /livez, /readyz, /startupz.
 
-A thread of its own answers, so that a worker that hangs is told to hang. All answers come from the metrics.
+A thread of its own answers, so that a worker that hangs is told to hang. All answers come from the metrics. Where there
+are several pipelines, each has to be well, and an answer names the one that is not.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from coatcheck.errors import ConfigError
-from coatcheck.ops.metrics import Sample, exposition
+from coatcheck.ops.metrics import ByPipeline, Sample, exposition
 
-Read = Callable[[], list[Sample]]
+Read = Callable[[], ByPipeline]
 _STUCK_S = 120.0
 """A long poll is 20 s and its deadline 10 s more; a loop that has not moved for so long will not move again."""
 _COMPONENTS = ("queue", "database", "keys")
@@ -47,6 +48,44 @@ def not_started(samples: list[Sample]) -> list[str]:
     return [component for component in _COMPONENTS if component not in asked]
 
 
+def ended(samples: list[Sample]) -> list[str]:
+    """Return the exit codes with which a pipeline has ended in a way that no restart cures."""
+    return [label for name, label, value in samples if name == "coatcheck_pipeline_ended" and value]
+
+
+def _stuck(samples: list[Sample]) -> list[str]:
+    return [f"{what} is stuck" for what in live(samples, time.time())]
+
+
+def _unready(samples: list[Sample]) -> list[str]:
+    if codes := ended(samples):
+        return [f"it has ended with exit code {code}, and is not started again" for code in codes]
+    return [f"{component} does not answer" for component in not_up(samples)]
+
+
+def _unstarted(samples: list[Sample]) -> list[str]:
+    return [f"{component} is not there yet" for component in not_started(samples)]
+
+
+def _unstarted_beside_others(samples: list[Sample]) -> list[str]:
+    """Leave out a pipeline whose start has failed: its supervisor tries again, and a restart would stop the others."""
+    restarted = any(name == "coatcheck_worker_restarts_total" and value for name, _, value in samples)
+    return [] if restarted or ended(samples) else _unstarted(samples)
+
+
+def state(path: str, pipelines: ByPipeline) -> list[str]:
+    """Return what is wrong by /livez, /readyz or /startupz, a sentence each. Raises LookupError: it is another path."""
+    several = len(pipelines) > 1
+    looks = {
+        "/livez": _stuck,
+        "/readyz": _unready,
+        "/startupz": _unstarted_beside_others if several else _unstarted,
+    }
+    look = looks[path]
+    wrong = ((name, what) for name, samples in pipelines.items() for what in look(samples))
+    return [f"pipeline {name}: {what}" if several else what for name, what in wrong]
+
+
 class Endpoint:
     """Serves `read` on `listen` ("host:port"; port 0 takes a free one) while its block runs. Raises ConfigError."""
 
@@ -56,7 +95,7 @@ class Endpoint:
         every = not host and socket.has_dualstack_ipv6()
 
         class Handler(_Handler):
-            samples = staticmethod(read)
+            pipelines = staticmethod(read)
 
         class Server(http.server.ThreadingHTTPServer):
             address_family = socket.AF_INET6 if ":" in host or every else socket.AF_INET
@@ -94,27 +133,22 @@ class Endpoint:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    samples: Read
+    pipelines: Read
     server_version, sys_version = "coatcheck", ""
     timeout = 10.0
 
     def do_GET(self) -> None:
-        samples = self.samples()
-        match self.path.partition("?")[0]:
-            case "/metrics":
-                self._answer(HTTPStatus.OK, exposition(samples), _TEXT)
-            case "/livez":
-                self._state(live(samples, time.time()), "is stuck")
-            case "/readyz":
-                self._state(not_up(samples), "does not answer")
-            case "/startupz":
-                self._state(not_started(samples), "is not there yet")
-            case _:
-                self._answer(HTTPStatus.NOT_FOUND, "see /metrics, /livez, /readyz, /startupz\n")
-
-    def _state(self, wrong: list[str], what: str) -> None:
+        path, pipelines = self.path.partition("?")[0], self.pipelines()
+        if path == "/metrics":
+            self._answer(HTTPStatus.OK, exposition(pipelines), _TEXT)
+            return
+        try:
+            wrong = state(path, pipelines)
+        except LookupError:
+            self._answer(HTTPStatus.NOT_FOUND, "see /metrics, /livez, /readyz, /startupz\n")
+            return
         status = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
-        self._answer(status, "".join(f"{name} {what}\n" for name in wrong) or "ok\n")
+        self._answer(status, "".join(f"{what}\n" for what in wrong) or "ok\n")
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain; charset=utf-8") -> None:
         body = text.encode()

@@ -19,11 +19,34 @@ from typing import Literal
 Format = Literal["text", "json"]
 _TRACED = {"trace_id": "trace.id", "span_id": "span.id"}
 _COUNTS = {"duplicates", "left_out", "loaded", "messages", "rejected", "seconds"}
-FIELDS = frozenset({"code", "error", "exit_code", "function", "message_id", "sqlstate", "worker", *_COUNTS, *_TRACED})
-"""What may stand beside a log's text: codes, counts, ids of ours and of SQS; never a field of a message."""
+_PIPELINE = "pipeline"
+_NAMES = {"hint", "queue", "reasons", "table", "version", "workers"}
+FIELDS = frozenset(
+    {
+        "code",
+        "error",
+        "exit_code",
+        "function",
+        "message_id",
+        _PIPELINE,
+        "sqlstate",
+        "worker",
+        *_COUNTS,
+        *_NAMES,
+        *_TRACED,
+    }
+)
+"""What may stand beside a log's text: codes, counts, ids of ours and of SQS, names of the configuration, reject reasons
+and hints; never a field of a message."""
+
+NOTICE = 25
+"""The level of what is no trouble, and is said without --verbose: a dependency is back, a process starts."""
+logging.addLevelName(NOTICE, "NOTICE")
 
 _OTHERS = "coatcheck-others"
 _about: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
+_form: Format = "text"
+_only_json = False
 
 
 def about(ids: Mapping[str, str]) -> None:
@@ -32,11 +55,18 @@ def about(ids: Mapping[str, str]) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """`2026-11-23T10:00:00Z warning: text (name=value ...)`; neither exception texts nor unknown fields."""
+    """`2026-11-23T10:00:00Z warning: text (name=value ...)`; neither exception texts nor unknown fields.
+
+    The pipeline is named only where there are `several`.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
+        super().__init__()
+        self._fields = FIELDS if several else FIELDS - {_PIPELINE}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = " ".join(f"{name}={record.__dict__[name]}" for name in sorted(FIELDS & record.__dict__.keys()))
+        fields = " ".join(f"{name}={record.__dict__[name]}" for name in sorted(self._fields & record.__dict__.keys()))
         text = f"{_head(record)}: {record.getMessage()}"
         return f"{text} ({fields})" if fields else text
 
@@ -63,7 +93,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry | ({"coatcheck": fields} if fields else {}), default=str)
 
 
-_DISTINCT = sorted(FIELDS - _COUNTS - _TRACED.keys())
+_DISTINCT = sorted(FIELDS - _COUNTS - _NAMES - _TRACED.keys())
 
 
 class Repeats(logging.Filter):
@@ -75,8 +105,8 @@ class Repeats(logging.Filter):
         self._said: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is to be said; what is no warning, such as the sum of an invocation, always is."""
-        if record.levelno < logging.WARNING:
+        """Tell whether the record is to be said; information, such as the sum of an invocation, always is."""
+        if record.levelno < NOTICE:
             return True
         told = record.__dict__
         key = (record.name, record.msg, *(told.get(name) for name in _DISTINCT))
@@ -91,32 +121,44 @@ class Repeats(logging.Filter):
 
 
 class _About(logging.Filter):
-    """Adds the ids of the trace that a record belongs to."""
+    """Adds the ids of the trace that a record belongs to, and the pipeline, unless the record names one itself."""
+
+    pipeline = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.__dict__.update(_about.get() or {})
+        if self.pipeline:
+            record.__dict__.setdefault(_PIPELINE, self.pipeline)
         return True
 
 
-class _NameFormatter(logging.Formatter):
+_ours = _About()
+
+
+def name_pipeline(pipeline: str) -> None:
+    """Have what this process says from now on carry the pipeline that it works for ("": several, or none)."""
+    _ours.pipeline = pipeline
+
+
+class _NameFormatter(LineFormatter):
     """A record of another library: who had something to say, and how bad it is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_head(record)}: {_left_out(record)}"
+        return super().format(_name_only(record))
 
 
 class _JsonNameFormatter(JsonFormatter):
     """The same as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(logging.makeLogRecord({
-            "name": record.name, "levelname": record.levelname, "created": record.created, "process": record.process,
-            "msg": _left_out(record),
-        }))  # fmt: skip
+        return super().format(_name_only(record))
 
 
-def _left_out(record: logging.LogRecord) -> str:
-    return f"a record of {record.name}, whose text may hold a value and is left out"
+def _name_only(record: logging.LogRecord) -> logging.LogRecord:
+    told = {name: record.__dict__[name] for name in ("name", "levelname", "created", "process", _PIPELINE)
+            if name in record.__dict__}  # fmt: skip
+    text = f"a record of {record.name}, whose text may hold a value and is left out"
+    return logging.makeLogRecord(told | {"msg": text})
 
 
 def _head(record: logging.LogRecord) -> str:
@@ -124,26 +166,51 @@ def _head(record: logging.LogRecord) -> str:
     return f"{when} {record.levelname.lower()}"
 
 
-def configure(*, verbose: bool = False, form: Format = "text") -> None:
-    """Send coatcheck's own logs to stderr, as text or JSON: warnings, with `verbose` information too.
+def configure(
+    *,
+    verbose: bool = False,
+    form: Format = "text",
+    unattended: bool = False,
+    pipeline: str = "",
+    several: bool = False,
+) -> None:
+    """Send coatcheck's own logs to stderr, as text or JSON: notices and warnings, with `verbose` information too.
 
-    Other libraries stay silent; with `verbose` it is told that one has warned.
+    Every record carries the `pipeline` that this process works for; text shows it only if there are `several`. Other
+    libraries stay silent; with `verbose` it is told that one has warned. With `unattended`, no person reads stderr: if
+    logs are JSON, `say` logs what would be printed there otherwise.
     """
+    global _form, _only_json
+    _form, _only_json = form, unattended and form == "json"
     logger = logging.getLogger("coatcheck")
-    ours = _handler(JsonFormatter() if form == "json" else LineFormatter())
+    ours = _handler(JsonFormatter() if form == "json" else LineFormatter(several=several))
+    ours.addFilter(_ours)
     ours.addFilter(Repeats())
-    ours.addFilter(_About())
+    name_pipeline(pipeline)
     logger.handlers[:] = [ours]
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.setLevel(logging.INFO if verbose else NOTICE)
     logger.propagate = False
     root = logging.getLogger()  # without a handler there, Python prints everybody's warnings as they are
     for before in [handler for handler in root.handlers if handler.name == _OTHERS]:
         root.removeHandler(before)
-    names = _JsonNameFormatter() if form == "json" else _NameFormatter()
+    names = _JsonNameFormatter() if form == "json" else _NameFormatter(several=several)
     others = _handler(names) if verbose else logging.NullHandler()
+    others.addFilter(_ours)
     others.setLevel(logging.WARNING)
     others.name = _OTHERS
     root.addHandler(others)
+
+
+def say(level: int, text: str, **fields: object) -> bool:
+    """Log a line meant for stderr if everything there is to be JSON; return whether it was logged."""
+    if _only_json:
+        logging.getLogger("coatcheck.terminal").log(level, text, extra=fields)
+    return _only_json
+
+
+def announce(logger: logging.Logger, text: str, **fields: object) -> None:
+    """Log that a process starts: always as JSON, which programs read, and with --verbose as text."""
+    logger.log(NOTICE if _form == "json" else logging.INFO, text, extra=fields)
 
 
 def silence_others() -> None:

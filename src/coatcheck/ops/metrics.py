@@ -8,7 +8,7 @@ documentation, "Metric and label naming", "Histograms and summaries".
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,10 @@ Value = float | list[float]
 """A number; of a histogram the observations in each bucket, those beyond the last, and their sum."""
 Sample = tuple[str, str, Value]
 """A metric's name, the value of its label ("" if it has none), and its value."""
+ByPipeline = Mapping[str, list[Sample]]
+"""The values of several pipelines. A worker has one, and does not name it; outside, every value has its name."""
+PIPELINE = "pipeline"
+"""The label that every value has outside its worker."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAG = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -49,6 +53,7 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_messages_loaded_total": _counter("messages that became rows"),
     "coatcheck_messages_duplicate_total": _counter("messages whose effect was there already"),
     "coatcheck_messages_quarantined_total": _counter("messages that went to the quarantine"),
+    "coatcheck_messages_suppressed_total": _counter("messages whose row the table kept out, which was accepted"),
     "coatcheck_messages_acked_total": _counter("messages deleted from the queue"),
     "coatcheck_rejects_total": _counter("messages that cannot be rows, known ones among them", "reason"),
     "coatcheck_ack_failures_total": _counter("messages that could not be deleted and come again"),
@@ -73,6 +78,9 @@ CATALOGUE: dict[str, Metric] = {
     "coatcheck_resident_memory_bytes": _gauge("memory of the largest worker", together="most"),
     "coatcheck_workers": _gauge("workers that run"),
     "coatcheck_worker_restarts_total": _counter("workers that ended by themselves and were started again"),
+    "coatcheck_pipeline_ended": _gauge(
+        "whether the pipeline has ended in a way that no restart cures, while others go on", "exit_code", "most"
+    ),
     "coatcheck_queue_messages": _gauge("the queue's own approximate counts", "state", "most"),
     "coatcheck_queue_counts_timestamp_seconds": _gauge("when the queue was last asked for them", together="most"),
     "coatcheck_oldest_message_age_seconds": _gauge("age of the oldest message of the latest batch", together="most"),
@@ -171,24 +179,31 @@ def _together(metric: Metric, one: Value, other: Value) -> Value:
     return {"sum": one + other, "most": max(one, other), "least": min(one, other)}[metric.together]
 
 
-def exposition(samples: list[Sample]) -> str:
+def exposition(pipelines: ByPipeline) -> str:
     """Return values in Prometheus' text format (version 0.0.4), in the order of the catalogue."""
-    by_name: dict[str, list[tuple[str, Value]]] = {}
-    for name, label, value in samples:
-        by_name.setdefault(name, []).append((label, value))
+    by_name: dict[str, list[tuple[str, str, Value]]] = {}
+    for pipeline, samples in pipelines.items():
+        for name, label, value in samples:
+            by_name.setdefault(name, []).append((pipeline, label, value))
     return "".join(f"{line}\n" for name in CATALOGUE if name in by_name for line in _lines(name, by_name[name]))
 
 
-def _lines(name: str, values: list[tuple[str, Value]]) -> Iterator[str]:
+def _lines(name: str, values: list[tuple[str, str, Value]]) -> Iterator[str]:
     metric = CATALOGUE[name]
     yield f"# HELP {name} {metric.help}"
     yield f"# TYPE {name} {metric.kind}"
-    for label, value in sorted(values, key=lambda one: one[0]):
-        labels = [f'{metric.label}="{_escaped(label)}"'] if metric.label else []
+    for pipeline, label, value in sorted(values, key=lambda one: one[:2]):
+        labels = [f'{key}="{_escaped(text)}"' for key, text in labels_of(name, pipeline, label).items()]
         if isinstance(value, list):
             yield from _histogram(name, labels, metric.buckets, value)
         else:
             yield f"{name}{_braced(labels)} {value!r}"
+
+
+def labels_of(name: str, pipeline: str, label: str) -> dict[str, str]:
+    """Return the labels that a value of a metric has outside its worker."""
+    own = CATALOGUE[name].label
+    return {PIPELINE: pipeline} | ({own: label} if own else {})
 
 
 def _histogram(name: str, labels: list[str], buckets: tuple[float, ...], value: list[float]) -> Iterator[str]:
@@ -201,7 +216,7 @@ def _histogram(name: str, labels: list[str], buckets: tuple[float, ...], value: 
 
 
 def _braced(labels: list[str]) -> str:
-    return f"{{{','.join(labels)}}}" if labels else ""
+    return f"{{{','.join(labels)}}}"
 
 
 def _escaped(label: str) -> str:

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.util.re import parse_env_headers
 
 from coatcheck.errors import ConfigError
-from coatcheck.ops.metrics import Sample
+from coatcheck.ops.metrics import ByPipeline
 from coatcheck.ops.otlp_metrics import metrics_data
 from coatcheck.version import __version__
 
@@ -53,7 +53,7 @@ class Export(SpanProcessor):
         *,
         endpoint: str,
         headers: str,
-        read: Callable[[], list[Sample]] | None,
+        read: Callable[[], ByPipeline] | None,
         every_s: float,
         who: Resource,
     ) -> None:

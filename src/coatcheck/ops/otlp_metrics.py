@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from coatcheck.ops.metrics import CATALOGUE, Sample, Value
+from coatcheck.ops.metrics import CATALOGUE, ByPipeline, Value, labels_of
 from coatcheck.version import __version__
 
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "messages": "{message}"}
@@ -31,11 +31,12 @@ def unit(name: str) -> str:
     return _UNITS.get(name.removesuffix("_total").rpartition("_")[2], "")
 
 
-def metrics_data(samples: list[Sample], resource: Resource, *, start_ns: int, now_ns: int) -> MetricsData:
+def metrics_data(pipelines: ByPipeline, resource: Resource, *, start_ns: int, now_ns: int) -> MetricsData:
     """Return values as they are at `now_ns`; what is counted has been since `start_ns` (both ns since 1970)."""
-    by_name: dict[str, list[tuple[str, Value]]] = {}
-    for name, label, value in samples:
-        by_name.setdefault(name, []).append((label, value))
+    by_name: dict[str, list[tuple[dict[str, str], Value]]] = {}
+    for pipeline, samples in pipelines.items():
+        for name, label, value in samples:
+            by_name.setdefault(name, []).append((labels_of(name, pipeline, label), value))
     metrics = [
         Metric(name, metric.help, unit(name), _data(name, by_name[name], start_ns, now_ns))
         for name, metric in CATALOGUE.items()
@@ -45,11 +46,12 @@ def metrics_data(samples: list[Sample], resource: Resource, *, start_ns: int, no
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _data(name: str, values: Iterable[tuple[str, Value]], start_ns: int, now_ns: int) -> Sum | Gauge | Histogram:
+def _data(
+    name: str, values: Iterable[tuple[dict[str, str], Value]], start_ns: int, now_ns: int
+) -> Sum | Gauge | Histogram:
     metric = CATALOGUE[name]
     numbers, histograms = [], []
-    for label, value in values:
-        attributes = {metric.label: label} if metric.label else {}
+    for attributes, value in values:
         if isinstance(value, list):
             counts = [int(count) for count in value[:-1]]
             point = HistogramDataPoint(

@@ -44,6 +44,7 @@ ATTRIBUTES = {
     "duplicates": "coatcheck.messages.duplicates",
     "quarantined": "coatcheck.messages.quarantined",
     "refused": "coatcheck.messages.refused",
+    "suppressed": "coatcheck.messages.suppressed",
     "failed": "coatcheck.messages.not_acked",
 }
 """All that may be told of a stage or an event, and the attribute that it becomes."""
@@ -52,18 +53,21 @@ EVENTS = frozenset({"rejected", "again", "bisected", "refused"})
 
 
 class BatchTracer:
-    """Begins the traces of batches from `queue` (a name or URL), a share of `ratio` of them; a `pipeline.ports.Tracer`.
+    """Begins the traces of a pipeline's batches from `queue` (a name or URL), a share of `ratio` of them.
 
-    What has ended goes to `processor`.
+    It is a `pipeline.ports.Tracer`. What has ended goes to `processor`.
     """
 
-    def __init__(self, *, queue: str, ratio: float, resource: Resource, processor: SpanProcessor) -> None:
+    def __init__(
+        self, *, queue: str, pipeline: str, ratio: float, resource: Resource, processor: SpanProcessor
+    ) -> None:
         provider = TracerProvider(TraceIdRatioBased(ratio), resource, shutdown_on_exit=False)
         provider.add_span_processor(processor)
         self._tracer = provider.get_tracer("coatcheck", __version__)
         name = queue.rstrip("/").rpartition("/")[2]
         self._name = f"process {name}"
         self._queue: _Told = {"messaging.system": "aws_sqs", "messaging.destination.name": name}
+        self._pipeline: _Told = {"coatcheck.pipeline": pipeline}
         self._stages: _Stages = {
             "receive": (SpanKind.INTERNAL, {}),
             "travel": (SpanKind.INTERNAL, {}),
@@ -74,7 +78,7 @@ class BatchTracer:
     def __call__(self, first: Message) -> Trace:
         """Begin the trace of a batch with its first message, or one that tells nothing if it is not sampled."""
         began_ns = first.received_ms * 1_000_000 or time.time_ns()
-        attributes = self._queue | _operation("process", "process")
+        attributes = self._queue | self._pipeline | _operation("process", "process")
         span = self._tracer.start_span(self._name, None, SpanKind.CONSUMER, attributes, start_time=began_ns)
         return _BatchTrace(self._tracer, span, began_ns, self._stages) if span.is_recording() else NO_TRACE
 

@@ -8,17 +8,17 @@ this may refuse whatever it likes, but must never take what they refuse, and giv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from itertools import compress, count, repeat
 from operator import contains
 from typing import Any
 
 from coatcheck.keys.tokens import Tokenizer
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 from coatcheck.pipeline.decode import JsonObject
-from coatcheck.pipeline.keying import Keyer
+from coatcheck.pipeline.keying import Keyer, NoLedgerKey
 from coatcheck.pipeline.mask import masking
 from coatcheck.pipeline.message import Message, Reject, Row, Value
-from coatcheck.pipeline.validate import Refused, conversion, default_of, version_code, walk
+from coatcheck.pipeline.validate import Refused, conversion, default_of, foreign, version_code, walk
 
 Whole = Callable[[list[Any]], list[Value]]
 """Takes the values of one column (None: null) and returns what they become; raises if any is not usual."""
@@ -44,12 +44,15 @@ def columnwise(
     stored = tuple(place for place, column in enumerate(columns) if column.stored)
     kept = set(vaulted)
     raw = tuple(place for place, column in enumerate(columns) if column in kept)
+    is_foreign = foreign(columns)
 
     def rows(messages: Sequence[Message]) -> list[Row | None]:
         if not messages:
             return []
         odd: set[int] = set()
         objects = _objects([decode(message.body) for message in messages], odd)
+        if is_foreign is not None:
+            odd.update(compress(count(), map(is_foreign, objects)))
         sent_ms = [message.sent_ms for message in messages]
         record = []
         for path, whole, fill in validations:
@@ -58,7 +61,7 @@ def columnwise(
         for place, whole in maskings:
             record[place] = _taken(record[place], whole, odd)
         values = zip(*[record[place] for place in stored], strict=True) if stored else repeat(())
-        keys, slots = zip(*map(key, messages, objects), strict=True)
+        keys, slots = zip(*_keyed(messages, objects, key, odd), strict=True)
         made: list[Row | None] = list(map(Row, messages, keys, slots, values, originals))
         for place in odd:
             made[place] = None
@@ -79,6 +82,24 @@ def _objects(decoded: list[JsonObject | Reject], odd: set[int]) -> list[JsonObje
         else:
             objects.append(value)
     return objects
+
+
+def _keyed(
+    messages: Sequence[Message], objects: list[JsonObject], key: Keyer, odd: set[int]
+) -> list[tuple[bytes, int]]:
+    """Return key and slot of each message; note the places of those that have none."""
+    try:
+        return list(map(key, messages, objects))
+    except NoLedgerKey:
+        pass
+    keyed: list[tuple[bytes, int]] = []
+    for place, (message, value) in enumerate(zip(messages, objects, strict=True)):
+        try:
+            keyed.append(key(message, value))
+        except NoLedgerKey:
+            odd.add(place)
+            keyed.append((b"", 0))
+    return keyed
 
 
 def _fields(objects: list[JsonObject], path: tuple[str, ...]) -> list[Any]:
@@ -147,6 +168,10 @@ def _filling(column: Column) -> Callable[[list[Value], list[int], set[int]], lis
         if column.required:
             odd.update(place for place, value in enumerate(values) if value is None)
             return values
-        return [default(ms) if value is None else value for value, ms in zip(values, sent_ms, strict=True)]
+        try:
+            return [default(ms) if value is None else value for value, ms in zip(values, sent_ms, strict=True)]
+        except Refused:  # a send time is unknown: these messages go through the stages themselves
+            odd.update(place for place, value in enumerate(values) if value is None)
+            return values
 
     return fill

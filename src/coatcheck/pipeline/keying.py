@@ -4,6 +4,13 @@ Three ways, by configuration: `message_id` (SQS's own; genuine repeats of an eve
 (the same body is the same message, whoever sent it and whenever), `field:NAME` (the producer's own event id). Content
 and field values enter the ledger only as keyed hashes.
 
+With `field:NAME` a message without that field has no key, and is a reject: if its message id stood in, a misspelled
+NAME would load every repeat as a new message, and nobody would notice. `field:NAME?` says that it may stand in.
+
+Pipelines share the ledger of their database. Keys by content, field and sender are derived from the pipeline's name too
+(but for the default pipeline's), so that the same event on two queues is one message in each of two tables. SQS gives
+no message id twice, so ids need no name.
+
 An `origin` attribute outranks the message id: `redrive` sets it so that a message keeps its identity though SQS gives
 it a new id, and `send` sets it so that sending a file again adds nothing.
 """
@@ -13,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from coatcheck.keys.forms import FormError, text_v1
 from coatcheck.keys.tokens import LedgerHash
@@ -26,12 +34,20 @@ SLOTS = DAYS * DAY_S
 FOREVER = -1
 """The slot of keys that are not bound to a send time: content, field, and the sender's own keys."""
 
+DEFAULT_PIPELINE = "default"
+"""The pipeline whose keys do not carry its name: they stay as they were when there was only one."""
+
 ORIGIN_ATTRIBUTE = "coatcheck-origin"
 _HEX_UUID = 36
 _KEY_BYTES = 16
 _MS_DIGITS = 15
 
 Keyer = Callable[[Message, JsonObject | None], tuple[bytes, int]]
+"""Takes a message and its decoded object (None: the body holds none); returns key and slot, or raises NoLedgerKey."""
+
+
+class NoLedgerKey(Exception):  # noqa: N818 - not an error
+    """The message's object lacks the field that keys are made of; without the object the keyer takes the message id."""
 
 
 _ORIGIN = re.compile(r"id:[!-~]{1,100}:(?P<sent_ms>[0-9]{1,15})|key:[0-9a-f]{32}")
@@ -72,10 +88,13 @@ def message_id_key(message_id: str) -> bytes:
     return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
-def keyer(mode: str, ledger_hash: LedgerHash) -> Keyer:
-    """Build the function that gives a message's (key, slot); `mode` as in `[ledger] key`."""
-    sender_key = ledger_hash("sender")
-    content_key = ledger_hash("content")
+def keyer(mode: str, ledger_hash: LedgerHash, pipeline: str = DEFAULT_PIPELINE) -> Keyer:
+    """Build the function that gives a message's (key, slot); `mode` as in `[ledger] key`.
+
+    Only the one for `field:NAME` raises NoLedgerKey.
+    """
+    hashes = ledger_hash if pipeline == DEFAULT_PIPELINE else _scoped(ledger_hash, pipeline)
+    sender_key, content_key = hashes("sender"), hashes("content")
 
     def by_origin(origin: str) -> tuple[bytes, int] | None:
         kind, _, rest = origin.partition(":")
@@ -96,20 +115,36 @@ def keyer(mode: str, ledger_hash: LedgerHash) -> Keyer:
 
     if mode == "message_id":
         return by_message_id
-    return by_content if mode == "content" else _by_field(mode.removeprefix("field:"), ledger_hash, by_message_id)
+    return by_content if mode == "content" else _by_field(mode, hashes, by_message_id)
 
 
-def _by_field(name: str, ledger_hash: LedgerHash, otherwise: Keyer) -> Keyer:
+def _scoped(ledger_hash: LedgerHash, pipeline: str) -> LedgerHash:
+    """Return the hashes of one pipeline. No namespace of the default pipeline begins with "pipeline:"."""
+    scope = f"pipeline:{len(pipeline)}:{pipeline}:"  # with its length, no name can run into what follows
+    return lambda namespace: ledger_hash(scope + namespace)
+
+
+def ledger_field(mode: str) -> str:
+    """Return the name of the field that `[ledger] key` makes keys of; empty if it makes them of something else."""
+    kind, _, name = mode.partition(":")
+    return name.removesuffix("?") if kind == "field" else ""
+
+
+def _by_field(mode: str, ledger_hash: LedgerHash, by_message_id: Keyer) -> Keyer:
+    name, may_be_absent = ledger_field(mode), mode.endswith("?")
     path = tuple(name.split("."))
     field_key = ledger_hash(f"field:{name}")
 
     def by_field(message: Message, value: JsonObject | None) -> tuple[bytes, int]:
+        if value is None:  # it is rejected anyway
+            return by_message_id(message, None)
         field: object = value
         for part in path:
             field = field.get(part) if isinstance(field, dict) else None
-        try:
+        with suppress(FormError):
             return field_key(text_v1(field)), FOREVER
-        except FormError:  # no such field: the message is itself, whatever else the stages say of it
-            return otherwise(message, value)
+        if may_be_absent:
+            return by_message_id(message, value)
+        raise NoLedgerKey
 
     return by_field

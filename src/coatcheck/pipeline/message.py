@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+UNKNOWN_MS = -1
+"""The send time of a message for which SQS tells none."""
+
 Value = object
 """A value of a row on its way to the database: str, int, float, Decimal, bool, date, datetime, bytes or None."""
 
@@ -23,6 +26,8 @@ class Reason(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     TOO_DEEP = "too_deep"
     INVALID_TEXT = "invalid_text"
+    NO_FIELD_FOUND = "no_field_found"
+    NO_LEDGER_KEY = "no_ledger_key"
     MISSING_FIELD = "missing_field"
     WRONG_TYPE = "wrong_type"
     TOO_LONG = "too_long"
@@ -32,22 +37,28 @@ class Reason(StrEnum):
     NOT_A_VERSION = "not_a_version"
     NOT_A_TIMESTAMP = "not_a_timestamp"
     REFUSED_BY_DATABASE = "refused_by_database"
+    SUPPRESSED_BY_TABLE = "suppressed_by_table"
 
 
 REASONS: dict[Reason, str] = {
     Reason.NOT_JSON: "the body is no JSON text (RFC 8259)",
     Reason.NOT_AN_OBJECT: "the body is JSON, but no object",
-    Reason.TOO_DEEP: "the body nests deeper than the decoder follows",
+    Reason.TOO_DEEP: "the body nests deeper than the decoder follows, or a jsonb field deeper than 500 levels",
     Reason.INVALID_TEXT: "a text holds a NUL, a lone surrogate, or over 64 combining marks in a row",
-    Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here)",
+    Reason.NO_FIELD_FOUND: "the message has no field of any column: it is of another type, or `from` is misspelled",
+    Reason.NO_LEDGER_KEY: "the field that `[ledger] key` names is absent, null, empty, or no text or whole number",
+    Reason.MISSING_FIELD: "a required field is absent or null (a message of another type ends here), or the default is "
+    "sent_at and SQS tells no send time",
     Reason.WRONG_TYPE: "a field has another JSON type than its column takes",
-    Reason.TOO_LONG: "a text is longer than its column",
-    Reason.OUT_OF_RANGE: "a number does not fit its column",
+    Reason.TOO_LONG: "a text is longer than its column, or a jsonb field longer than 32 MiB",
+    Reason.OUT_OF_RANGE: "a number does not fit its column, or in a jsonb field, has more than 1,000 digits",
     Reason.EMPTY_VALUE: "a required or masked value is empty: one token for all of them would join strangers",
     Reason.NOT_AN_IP: 'a field with parse = "ip" is no IPv4 or IPv6 address',
     Reason.NOT_A_VERSION: 'a field with parse = "version" is not major.minor[.patch] with parts up to 999',
     Reason.NOT_A_TIMESTAMP: "a date or timestamp field is none",
-    Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE stands in the detail)",
+    Reason.REFUSED_BY_DATABASE: "PostgreSQL refused the row (the SQLSTATE and the constraint stand in the detail)",
+    Reason.SUPPRESSED_BY_TABLE: "a trigger or rule of the table kept the row out without an error "
+    '(`[target] suppressed = "accept"` takes such rows for loaded)',
 }
 
 
@@ -65,7 +76,8 @@ def size_of_all(messages: Sequence[Message]) -> int:
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message as received: where it came from, its body, and the receipt that acks it.
 
-    `sent_ms` is the send time (SQS SentTimestamp), `received_ms` our receive time, in ms since 1970. `origin`
+    `sent_ms` is the send time (SQS SentTimestamp; UNKNOWN_MS if it tells none), `received_ms` our receive time, in ms
+    since 1970. `origin`
     is the identity the message had before a redrive, or the key its sender gave it (see `pipeline.keying`); None for an
     ordinary message. `producer` is the span that sent it, as a W3C `traceparent` of our own spelling; None if nobody
     traces.
@@ -92,7 +104,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """Why a message cannot be loaded: a reason, and the column or SQLSTATE it is about; never the value."""
+    """Why a message cannot be loaded: a reason, and the column, field or SQLSTATE it is about; never the value."""
 
     reason: Reason
     detail: str = ""
@@ -240,16 +252,18 @@ class Batch(msgspec.Struct):
 class Outcome(msgspec.Struct):
     """What the transaction(s) of one batch did.
 
-    `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `refused` are the rows that
-    the database would not take, each with its SQLSTATE: they have no effect yet and must come back as rejects.
-    `erasures` is how many erasures the database had seen: the vault forgets what it knows when it grows.
+    `loaded` rows and `quarantined` rejects are new; `duplicates` were known to the ledger. `suppressed` rows are new,
+    and the table kept them out, which was accepted. `refused` are the rows that the database would not take, each with
+    the reject that it must come back as: they have no effect yet. `erasures` is how many erasures the database had
+    seen: the vault forgets what it knows when it grows.
     """
 
     loaded: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    suppressed: int = 0
     erasures: int = 0
-    refused: list[tuple[Row, str]] = msgspec.field(default_factory=list)
+    refused: list[tuple[Row, Reject]] = msgspec.field(default_factory=list)
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -267,7 +281,10 @@ class Depth(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Counts:
-    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time."""
+    """What a run did, in messages; `rejected` are new quarantine entries. `seconds` is wall time.
+
+    `suppressed` are messages whose rows the table kept out, which the configuration accepts.
+    """
 
     received: int = 0
     loaded: int = 0
@@ -275,7 +292,11 @@ class Counts:
     rejected: int = 0
     acked: int = 0
     seconds: float = 0.0
+    suppressed: int = 0
 
     def as_dict(self) -> dict[str, int | float]:
-        """Return the fields by name, seconds rounded to milliseconds."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        """Return the fields by name, seconds rounded to milliseconds; `suppressed` only if there are any."""
+        found = asdict(self) | {"seconds": round(self.seconds, 3)}
+        if not self.suppressed:
+            del found["suppressed"]
+        return found

@@ -16,13 +16,12 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any
 
-import msgspec
-
 from coatcheck.errors import ConfigError
 from coatcheck.keys.forms import FormError, ip_v1
+from coatcheck.pipeline import document
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
 from coatcheck.pipeline.decode import JsonObject
-from coatcheck.pipeline.message import Reason, Reject, Value
+from coatcheck.pipeline.message import UNKNOWN_MS, Reason, Reject, Value
 
 Record = list[Value]
 Convert = Callable[[Any], Value]
@@ -31,9 +30,7 @@ _INTEGER = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
 _READ = (Kind.NUMERIC, Kind.DATE, Kind.TIMESTAMPTZ, Kind.JSONB)
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?", re.ASCII)
 _EPOCH = date(1970, 1, 1)
-_DIGITS = 1000  # PostgreSQL's numeric goes further; no honest message does
 _YEAR_10000_S = 253_402_300_800
-_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Refused(Exception):  # noqa: N818 - not an error
@@ -45,7 +42,9 @@ class Refused(Exception):  # noqa: N818 - not an error
 
 @lru_cache(maxsize=64)
 def sent_date(day: int) -> date:
-    """Return the UTC date of the `day`-th day since 1970."""
+    """Return the UTC date of the `day`-th day since 1970. Raises Refused: it is the day of UNKNOWN_MS."""
+    if day < 0:
+        raise Refused(Reason.MISSING_FIELD)
     return _EPOCH + timedelta(days=day)
 
 
@@ -103,7 +102,7 @@ def _text(limit: int | None, *, numbers: bool) -> Convert:
 
 
 def _decimal_text(value: int) -> str:
-    if abs(value) >= 10**_DIGITS:
+    if not document.in_range(value):
         raise Refused(Reason.OUT_OF_RANGE)
     return str(value)
 
@@ -144,7 +143,7 @@ def _numeric(value: Any) -> str:
         value = Decimal(repr(value))
     if type(value) is not Decimal:
         raise Refused(Reason.OUT_OF_RANGE if type(value) is float else Reason.WRONG_TYPE)
-    if not value.is_finite() or len(value.as_tuple().digits) > _DIGITS or abs(value.adjusted()) > _DIGITS:
+    if not document.in_range(value):
         raise Refused(Reason.OUT_OF_RANGE)
     return str(value)
 
@@ -199,30 +198,10 @@ def _date(value: Any) -> date:
 
 
 def _jsonb(value: Any) -> str:
-    try:
-        text = _json(value).decode()
-    except RecursionError:
-        raise Refused(Reason.TOO_DEEP) from None
-    except (UnicodeEncodeError, ValueError, msgspec.MsgspecError, OverflowError):
-        raise Refused(Reason.INVALID_TEXT) from None
-    if "\\u0000" in text and _holds_nul(value):
-        raise Refused(Reason.INVALID_TEXT)
+    text = document.written(value)
+    if isinstance(text, Reason):
+        raise Refused(text)
     return text
-
-
-def _holds_nul(value: Any) -> bool:
-    """Whether a key or text of a JSON value holds a NUL. A loop: the decoder follows deeper than Python calls go."""
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, dict):
-            waiting += inner.keys()
-            waiting += inner.values()
-        elif isinstance(inner, list):
-            waiting += inner
-        elif isinstance(inner, str) and "\0" in inner:
-            return True
-    return False
 
 
 def _unchanged(value: Any) -> Value:
@@ -264,6 +243,32 @@ def walk(value: JsonObject, path: tuple[str, ...]) -> Any:
     return inner
 
 
+def foreign(columns: Sequence[Column]) -> Callable[[JsonObject], bool] | None:
+    """Build the function that tells whether an object has no field of any stored column; None if it is not needed.
+
+    Such a message is of another type, and its row would hold nothing but NULLs and defaults. A field that is there but
+    null counts as found: its producer knows the field, and a login in which every field is null is still a login. A
+    required column that is stored rejects foreign messages by itself, at no further cost.
+    """
+    stored = [column for column in columns if column.stored]
+    if not stored or any(column.required for column in stored):
+        return None
+    names = {column.path[0] for column in stored if len(column.path) == 1}
+    deep = tuple({column.path: None for column in stored if len(column.path) > 1})
+    if not deep:
+        return names.isdisjoint
+
+    def is_foreign(value: JsonObject) -> bool:
+        return names.isdisjoint(value) and not any(_reaches(value, path) for path in deep)
+
+    return is_foreign
+
+
+def _reaches(value: JsonObject, path: tuple[str, ...]) -> bool:
+    inner = walk(value, path[:-1])
+    return type(inner) is dict and path[-1] in inner
+
+
 def _constant(column: Column) -> Value:
     """Return the configured default as the stage would give it. Raises ConfigError."""
     if column.default is None or column.type.kind not in _READ:
@@ -282,7 +287,13 @@ def default_of(column: Column) -> Callable[[int], Value]:
         return lambda _: constant
     if column.type.kind is Kind.DATE:
         return lambda sent_ms: sent_date(sent_ms // 86_400_000)
-    return lambda sent_ms: datetime.fromtimestamp(sent_ms / 1000, UTC)
+    return _sent_moment
+
+
+def _sent_moment(sent_ms: int) -> datetime:
+    if sent_ms == UNKNOWN_MS:  # a reject can be retried; a time that we invent cannot be told from a true one
+        raise Refused(Reason.MISSING_FIELD)
+    return datetime.fromtimestamp(sent_ms / 1000, UTC)
 
 
 def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record | Reject]:
@@ -291,6 +302,7 @@ def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record |
     It takes the decoded object and the message's send time (ms since 1970) and returns the values in column order
     (null and absent fields as None or the default), or the reject with the column's name in its detail.
     """
+    is_foreign = foreign(columns)
     steps = tuple(
         (c.name, c.path[0], c.path if len(c.path) > 1 else None, conversion(c), c.required, default_of(c))
         for c in columns
@@ -311,6 +323,8 @@ def validator(columns: Sequence[Column]) -> Callable[[JsonObject, int], Record |
                     add(default(sent_ms))
         except Refused as refused:
             return Reject(refused.reason, name)
+        if is_foreign is not None and is_foreign(value):
+            return Reject(Reason.NO_FIELD_FOUND)
         return record
 
     return validate

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Counts, Message, Outcome, Reason, Rejected, Row
+from coatcheck.pipeline.message import UNKNOWN_MS, Batch, Counts, Message, Outcome, Reason, Rejected, Row
 from coatcheck.pipeline.ports import BodySealer, Sink, Tracer, Vault, untraced
 from coatcheck.pipeline.road import Road
+
+_log = logging.getLogger(__name__)
+_SUPPRESSED = (
+    "a trigger or rule of the target table kept rows out, so they go to quarantine; "
+    'set [target] suppressed = "accept" if it puts them elsewhere'
+)
 
 
 class Writer:
@@ -34,6 +42,7 @@ class Writer:
         watch("coatcheck_messages_received_total", lambda: counts.received)
         watch("coatcheck_messages_loaded_total", lambda: counts.loaded)
         watch("coatcheck_messages_duplicate_total", lambda: counts.duplicates)
+        watch("coatcheck_messages_suppressed_total", lambda: counts.suppressed)
         watch("coatcheck_messages_quarantined_total", lambda: counts.rejected)
         watch("coatcheck_messages_acked_total", lambda: counts.acked)
         watch("coatcheck_breaker_rejected_ratio", lambda: breaker.rejected_ratio)
@@ -64,7 +73,7 @@ class Writer:
                 self._metrics.add("coatcheck_rejects_total", 1, refused.reject.reason)
                 batch.trace.event("rejected", reason=refused.reject.reason.value)
             for entry in entries:
-                self._breaker.observe(rejected=isinstance(entry, Rejected))
+                self._breaker.observe(entry.reject if isinstance(entry, Rejected) else None)
         else:
             self._breaker.passed(len(entries))
 
@@ -82,14 +91,22 @@ class Writer:
         self.counts.loaded += outcome.loaded
         self.counts.rejected += outcome.quarantined
         self.counts.duplicates += outcome.duplicates
-        self._breaker.written(loaded=outcome.loaded, refused=len(outcome.refused))
+        self.counts.suppressed += outcome.suppressed
+        passed = outcome.loaded + outcome.suppressed
+        self._breaker.written(loaded=passed, refused=[reject for _, reject in outcome.refused])
         if outcome.refused:
             await self._sealer.ready(len(outcome.refused))
-            self._metrics.add("coatcheck_rejects_total", len(outcome.refused), Reason.REFUSED_BY_DATABASE)
-            refused = [self._road.refuse(row, code) for row, code in outcome.refused]
+            self._tell_refused([reject.reason for _, reject in outcome.refused])
+            refused = [self._road.refuse(row, reject) for row, reject in outcome.refused]
             await self.write(Batch(rejected=refused, trace=batch.trace))
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
+
+    def _tell_refused(self, reasons: list[Reason]) -> None:
+        for reason, count in Counter(reasons).items():
+            self._metrics.add("coatcheck_rejects_total", count, reason)
+        if suppressed := reasons.count(Reason.SUPPRESSED_BY_TABLE):
+            _log.warning(_SUPPRESSED, extra={"messages": suppressed})
 
     def abort(self) -> None:
         """Give up what is being written, at once."""
@@ -111,14 +128,16 @@ class Writer:
             duplicates=outcome.duplicates,
             quarantined=outcome.quarantined,
             refused=len(outcome.refused),
+            **({"suppressed": outcome.suppressed} if outcome.suppressed else {}),
         )
         metrics.observe("coatcheck_batch_messages", len(batch))
         metrics.add("coatcheck_vault_entries_total", len(batch.vault))
-        if outcome.loaded or outcome.quarantined or outcome.duplicates:
+        if outcome.loaded or outcome.quarantined or outcome.duplicates or outcome.suppressed:
             metrics.add("coatcheck_batches_total")
             metrics.set("coatcheck_last_commit_timestamp_seconds", time.time())
-        if outcome.loaded and not outcome.duplicates:  # a message that comes again tells of its ack, not of its way
-            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - batch.rows[0].message.sent_ms / 1000))
+        sent_ms = batch.rows[0].message.sent_ms if batch.rows else UNKNOWN_MS
+        if sent_ms >= 0 and outcome.loaded and not outcome.duplicates:  # a repeat tells of its ack, not of its way
+            metrics.observe("coatcheck_lag_seconds", max(0.0, time.time() - sent_ms / 1000))
 
     def _add_data_keys(self, batch: Batch) -> None:
         used = {entry.sealed.dek_id for entry in batch.rejected} | {entry.sealed.dek_id for entry in batch.vault}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
+from coatcheck.pipeline.message import Batch, Outcome, Reason, Reject, Rejected, Row
 
 
 class MemorySink:
-    """`rows` and `quarantine` in the order of their commits; `refuse` names message ids that the "database" refuses."""
+    """`rows` and `quarantine` in the order of their commits.
 
-    def __init__(self) -> None:
+    `refuse` names message ids that the "database" refuses, each with a detail; `suppress` those whose rows the "table"
+    keeps out, which `accept` accepts.
+    """
+
+    def __init__(self, *, accept: bool = False) -> None:
         self.rows: list[Row] = []
         self.quarantine: list[Rejected] = []
         self.refuse: dict[str, str] = {}
+        self.suppress: set[str] = set()
+        self.accept = accept
         self._ledger: set[tuple[bytes, int]] = set()
 
     async def open(self) -> None:
@@ -20,22 +26,34 @@ class MemorySink:
     async def write(self, batch: Batch) -> Outcome:
         """Apply a batch at once: nothing of it is visible before all of it is."""
         outcome = Outcome()
-        for row in batch.rows:
-            if (row.key, row.slot) in self._ledger:
+        seen: set[tuple[bytes, int]] = set()
+        entries: list[Row | Rejected] = [*batch.rows, *batch.rejected]
+        for entry in entries:
+            if (key := (entry.key, entry.slot)) in self._ledger or key in seen:
+                outcome.duplicates += 1
                 continue
-            if row.message.message_id in self.refuse:
-                outcome.refused.append((row, self.refuse[row.message.message_id]))
-                continue
-            self._ledger.add((row.key, row.slot))
-            self.rows.append(row)
-            outcome.loaded += 1
-        for entry in batch.rejected:
-            if (entry.key, entry.slot) not in self._ledger:
-                self._ledger.add((entry.key, entry.slot))
+            seen.add(key)
+            if isinstance(entry, Row):
+                self._insert(entry, outcome)
+            else:
+                self._ledger.add(key)
                 self.quarantine.append(entry)
                 outcome.quarantined += 1
-        outcome.duplicates = len(batch) - outcome.loaded - outcome.quarantined - len(outcome.refused)
         return outcome
+
+    def _insert(self, row: Row, outcome: Outcome) -> None:
+        name = row.message.message_id
+        if name in self.refuse:
+            outcome.refused.append((row, Reject(Reason.REFUSED_BY_DATABASE, self.refuse[name])))
+        elif name in self.suppress and not self.accept:
+            outcome.refused.append((row, Reject(Reason.SUPPRESSED_BY_TABLE)))
+        else:
+            self._ledger.add((row.key, row.slot))
+            if name in self.suppress:
+                outcome.suppressed += 1
+            else:
+                self.rows.append(row)
+                outcome.loaded += 1
 
     def abort(self) -> None:
         """Nothing to give up."""

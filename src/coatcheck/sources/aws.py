@@ -10,16 +10,37 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from coatcheck.aws_reason import hint_of, reason_of
 from coatcheck.errors import ConfigError
-from coatcheck.loop import in_thread
+from coatcheck.sources import aws_settings as settings
+from coatcheck.sources.aws_credentials import (
+    KEYS_MAX_AGE,
+    STATIC,
+    Credentials,
+    Keys,
+    malformed,
+    no_credentials,
+)
+from coatcheck.sources.aws_partitions import Partitions, takes_any_region
+from coatcheck.sources.queue_address import QueueAddress, read_address
+
+__all__ = [
+    "CONTENT_TYPE",
+    "KEYS_MAX_AGE",
+    "AwsTarget",
+    "Credentials",
+    "Keys",
+    "Signer",
+    "host_header",
+    "request_path",
+    "resolve",
+]
 
 CONTENT_TYPE = "application/x-amz-json-1.0"
 """The content type of AWS JSON 1.0, signed and sent with every request."""
@@ -27,109 +48,10 @@ CONTENT_TYPE = "application/x-amz-json-1.0"
 DEFAULT_REGION = "us-east-1"
 """The region of a server that is not AWS, when none is configured: emulators take any."""
 
-KEYS_MAX_AGE = 60.0
-"""Seconds after which the credentials are read again from botocore, which refreshes them when they end soon."""
-
-_QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
-_AWS_HOST = re.compile(
-    r"(?:.+\.)?(?:sqs|sqs-fips)\.(?P<region>[a-z0-9-]+)\.(?:vpce\.)?"
-    r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|api\.amazonwebservices\.com\.cn)"
-)
-_LEGACY_HOST = re.compile(r"(?:(?P<region>[a-z0-9-]+)\.)?queue\.amazonaws\.com(?:\.cn)?")
-_USUAL_HOST = re.compile(r"sqs\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|" + _LEGACY_HOST.pattern)
-"""Hosts for which botocore's own endpoint stands: that is the same, or better (FIPS or dual stack, as configured)."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Keys:
-    """One set of credentials as it is at one moment. `token` is the session token, empty for long-term keys."""
-
-    access_key: str
-    secret_key: str
-    token: str = ""
-
-    def __repr__(self) -> str:
-        """Show nothing: neither key id nor secret belongs into a log."""
-        return "Keys(<redacted>)"
-
-
-class Credentials:
-    """The credentials behind the requests, kept fresh.
-
-    `load` finds them with botocore (it may block for seconds: SSO, STS, IMDS) and returns a botocore credentials
-    object, or None when there are none; `found` is one that was found already.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Any],
-        *,
-        found: Any = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._load = load
-        self._found = found
-        self._clock = clock
-        self._keys: Keys | None = None
-        self._read_again = 0.0
-        self._reading = threading.Lock()
-
-    def __repr__(self) -> str:
-        """Show the method only."""
-        return f"Credentials({self.method})"
-
-    @property
-    def method(self) -> str:
-        """Where the credentials came from, in botocore's word; `none` before they were found."""
-        return str(getattr(self._found, "method", "none"))
-
-    async def current(self) -> Keys:
-        """Return the keys to sign with, read again in a thread when a minute old or invalidated.
-
-        While one task reads again, the others go on with the keys at hand. A failed re-reading keeps them too: AWS
-        tells when they have ended. Raises ConfigError when there is nothing to sign with.
-        """
-        keys = self._keys
-        if keys is not None:
-            now = self._clock()
-            if now < self._read_again:
-                return keys
-            self._read_again = now + KEYS_MAX_AGE
-        return await in_thread(lambda: self._read(keys))
-
-    def invalidate(self, refused: Keys | None = None) -> None:
-        """Forget the keys: the next `current` looks for credentials anew (a rotated file or role is found).
-
-        With `refused`, only if these are still the keys in use: many requests refused at once start one search.
-        """
-        if refused is None or refused == self._keys:
-            self._keys = None
-            self._found = None
-
-    def _read(self, old: Keys | None) -> Keys:
-        """Read the keys in place of `old`, in a thread; of several callers the first reads for all."""
-        with self._reading:
-            if self._keys is not None and self._keys is not old:
-                return self._keys
-            try:
-                if self._found is None:
-                    self._found = self._load()
-                frozen = self._found.get_frozen_credentials() if self._found else None
-            except Exception as error:  # noqa: BLE001 - each of botocore's providers fails in its own way
-                if old is None:
-                    raise _no_credentials(type(error).__name__) from None
-                return old
-            if frozen is None or not frozen.access_key or not frozen.secret_key:
-                raise _no_credentials("none found")
-            fresh = Keys(frozen.access_key, frozen.secret_key, frozen.token or "")
-            keys = old if old == fresh and old is not None else fresh  # the same object keeps the signer's cache
-            self._keys, self._read_again = keys, self._clock() + KEYS_MAX_AGE
-            return keys
-
 
 @dataclass(frozen=True, slots=True)
 class AwsTarget:
-    """Which queue, where, and as whom. `queue_url` is None when the queue was given by name: ask GetQueueUrl."""
+    """Which queue, where, and as whom. `queue_url` is None when the queue was given by name or ARN: ask GetQueueUrl."""
 
     endpoint_url: str
     region: str
@@ -137,6 +59,16 @@ class AwsTarget:
     queue_url: str | None
     credentials: Credentials
     ca_bundle: str | None = None
+    partitions: Partitions | None = None
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the endpoint is one of AWS, not of an emulator."""
+        return self.partitions is not None and self.partitions.is_aws(self.endpoint_url)
+
+    def region_of(self, url: str) -> str | None:
+        """Return the region that the host of a URL tells, if it tells one."""
+        return self.partitions.region_of(url) if self.partitions is not None else None
 
 
 class Signer:
@@ -208,70 +140,120 @@ class Signer:
 def resolve(
     queue: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
 ) -> AwsTarget:
-    """Find endpoint, region and credentials of the queue with this name or URL. Blocks (seconds where IMDS is asked).
+    """Find endpoint, region and credentials of the queue with this name, URL or ARN. Blocks (seconds with IMDS).
 
     The endpoint is the option's, else botocore's (`AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile), else that
-    of the queue's URL (unless that is AWS's usual host), else AWS's for the region. The region is the option's, else
-    the one in the queue's URL, else that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile, else the one in the
-    endpoint; a server that is not AWS gets us-east-1. Raises ConfigError: no queue name or URL, no region, no
-    credentials, or a configuration that botocore refuses.
+    of the queue's URL (unless that is AWS's usual host), else AWS's for the region. The region is the option's (an
+    ARN's must be the same), else the one in the queue's URL, else that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the
+    profile, else the one in the endpoint; an emulator gets us-east-1. Raises ConfigError: no queue name, URL or ARN, no
+    region, no credentials, or a configuration that botocore refuses.
     """
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - 0.1 s, wanted only by those who talk to SQS
-
-    queue_url = queue if queue.startswith(("http://", "https://")) else None
-    name = _queue_name(queue)
+    settings.refuse_ends(queue=queue, region=region, endpoint_url=endpoint_url, profile=profile)
+    address = read_address(queue)
     try:
         session = _session(profile)
-        region = region or _region_of(queue_url) or os.environ.get("AWS_REGION")
-        region = region or session.get_config_variable("region")
-        endpoint, is_default = _endpoint(session, queue_url, region, endpoint_url)
-        told = None if is_default else _region_of(endpoint)
-        found = session.get_credentials()
+        partitions = Partitions.of(session)
+        _check_arn(address, region, partitions)
+        region = region or address.region or partitions.region_of(address.url) or _region_set(session)
+        endpoint, is_default = _endpoint(session, partitions, address.url, region, endpoint_url)
         ca_bundle = session.get_config_variable("ca_bundle")
-    except (BotoCoreError, ValueError) as error:
+        found = session.get_credentials()
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - botocore, its loaders and providers: each fails in its own way
+        failure = ConfigError(f"botocore refuses the AWS configuration ({reason_of(error)})", hint=hint_of(error))
+    else:
+        region = region or _region_at(endpoint, partitions)
+        is_aws = is_default or partitions.is_aws(endpoint)
+        _check_credentials(found, is_aws=is_aws)
+        return AwsTarget(
+            endpoint_url=endpoint,
+            region=region,
+            queue_name=address.name,
+            queue_url=address.url or None,
+            credentials=Credentials(lambda: _session(profile).get_credentials(), found=found),
+            ca_bundle=ca_bundle or None,
+            partitions=partitions,
+        )
+    raise failure  # outside the handler: what was caught may quote a URL with its password
+
+
+def _check_arn(address: QueueAddress, region: str | None, partitions: Partitions) -> None:
+    """Raise ConfigError for an ARN whose region is not the configured one, or not in the ARN's partition."""
+    if not address.partition:
+        return
+    if region and region != address.region:
         raise ConfigError(
-            f"botocore refuses the AWS configuration ({type(error).__name__})",
-            hint="check region, endpoint_url, AWS_PROFILE and the files in ~/.aws",
-        ) from None
-    is_aws = is_default or told is not None
-    if not (region or told) and is_aws:
-        raise ConfigError("no AWS region is configured", hint="set AWS_REGION, or source.region in the configuration")
-    if found is None:
-        raise _no_credentials("none found", is_aws=is_aws)
-    return AwsTarget(
-        endpoint_url=endpoint,
-        region=region or told or DEFAULT_REGION,
-        queue_name=name,
-        queue_url=queue_url,
-        credentials=Credentials(lambda: _session(profile).get_credentials(), found=found),
-        ca_bundle=ca_bundle or None,
+            f"source.queue is in {address.region}, and source.region is {region}",
+            hint="leave source.region out: an ARN says the region",
+        )
+    partition = partitions.partition_of(address.region)
+    if address.partition not in partitions.regions or partition not in (None, address.partition):
+        raise ConfigError(
+            f"source.queue: the ARN's region {address.region} is not in its partition {address.partition}",
+            hint="copy the ARN from the queue's page; a partition that is newer than botocore needs a newer botocore",
+        )
+
+
+def _region_at(endpoint: str, partitions: Partitions) -> str:
+    """Return the region to sign for at an endpoint when none is configured. Raises ConfigError: it cannot be told."""
+    if told := partitions.region_of(endpoint):
+        return told
+    if takes_any_region(endpoint) and not partitions.is_aws(endpoint):
+        return DEFAULT_REGION
+    raise ConfigError(
+        "no AWS region is configured, and the host of the URL does not tell one",
+        hint="set AWS_REGION, or source.region in the configuration",
     )
 
 
+def _check_credentials(found: Any, *, is_aws: bool) -> None:
+    """Raise ConfigError if botocore found no credentials, or has malformed ones at hand."""
+    if found is None:
+        raise no_credentials("none found", is_aws=is_aws)
+    if found.method in STATIC:
+        keys = Keys(found.access_key or "", found.secret_key or "", found.token or "")
+        if error := malformed(keys, found.method):
+            raise error
+
+
+def _region_set(session: Any) -> str | None:
+    region: str | None = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+    return region
+
+
 def _session(profile: str | None) -> Any:
-    from botocore.session import Session  # noqa: PLC0415 - see resolve
+    from botocore.session import Session  # noqa: PLC0415 - see the module
 
     return Session(profile=profile or None)
 
 
-def _endpoint(session: Any, queue_url: str | None, region: str | None, given: str | None) -> tuple[str, bool]:
-    """Return the endpoint's URL without a trailing slash, and whether it is the one AWS has for the region."""
-    configured = _client_endpoint(session, region, given, ignore_configured=False)
+def _endpoint(
+    session: Any, partitions: Partitions, queue_url: str, region: str | None, given: str | None
+) -> tuple[str, bool]:
+    """Return the endpoint's URL without a trailing slash, and whether it is the one AWS has for the region.
+
+    Raises ConfigError: there is no region to find AWS's endpoint by, or the endpoint is not a URL.
+    """
+    configured = _client_endpoint(session, region, given, ignore_configured=None)
     default = _client_endpoint(session, region, None, ignore_configured=True)
     if given or configured != default:
         endpoint = configured.rstrip("/")
-    elif queue_url and not _USUAL_HOST.fullmatch(urlsplit(queue_url).hostname or ""):
+    elif queue_url and not partitions.is_usual(queue_url):
         parts = urlsplit(queue_url)
         endpoint = f"{parts.scheme}://{parts.netloc}"
-    else:
+    elif region:
         return default, True
+    else:
+        raise ConfigError("no AWS region is configured", hint="set AWS_REGION, or source.region in the configuration")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.port == 0 or parts.query:
         raise ConfigError("the endpoint is no http:// or https:// URL", hint="for example http://127.0.0.1:4566")
     return endpoint, False
 
 
-def _client_endpoint(session: Any, region: str | None, given: str | None, *, ignore_configured: bool) -> str:
+def _client_endpoint(session: Any, region: str | None, given: str | None, *, ignore_configured: bool | None) -> str:
+    """Ask botocore for the endpoint; None leaves it to AWS_IGNORE_CONFIGURED_ENDPOINT_URLS and the profile."""
     from botocore.config import Config  # noqa: PLC0415 - see resolve
 
     client = session.create_client(
@@ -286,27 +268,6 @@ def _client_endpoint(session: Any, region: str | None, given: str | None, *, ign
         return str(client.meta.endpoint_url)
     finally:
         client.close()
-
-
-def _queue_name(queue: str) -> str:
-    parts = urlsplit(queue) if queue.startswith(("http://", "https://")) else None
-    name = parts.path.rstrip("/").rpartition("/")[2] if parts else queue
-    if _QUEUE_NAME.fullmatch(name) and not (parts and not parts.hostname):
-        return name
-    raise ConfigError(
-        "source.queue is neither the name nor the URL of an SQS queue",
-        hint="a name has up to 80 letters, digits, - and _; a URL looks like https://sqs.eu-west-1.amazonaws.com/111122223333/name",
-    )
-
-
-def _region_of(url: str | None) -> str | None:
-    """Return the region that the host name of an AWS URL tells, None for any other URL."""
-    host = (urlsplit(url).hostname or "") if url else ""
-    if match := _AWS_HOST.fullmatch(host):
-        return match["region"]
-    if match := _LEGACY_HOST.fullmatch(host):
-        return match["region"] or DEFAULT_REGION
-    return None
 
 
 def request_path(endpoint_url: str) -> str:
@@ -329,12 +290,3 @@ def _signing_key(secret: str, day: str, region: str) -> bytes:
     for part in (day, region, "sqs", "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
-
-
-def _no_credentials(why: str, *, is_aws: bool = True) -> ConfigError:
-    hint = (
-        "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
-        if is_aws
-        else "the endpoint is not AWS, and emulators take any: AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
-    )
-    return ConfigError(f"no AWS credentials ({why})", hint=hint)

@@ -46,10 +46,14 @@ class _Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The messages of one invocation in their order, and the ids of those that have to come again whatever happens."""
+    """The messages of one invocation in their order, and the ids of those that have to come again whatever happens.
+
+    `queues` are the ARNs of the queues that they come from: of one mapping, one.
+    """
 
     messages: list[Message]
     again: list[str]
+    queues: tuple[str, ...] = ()
 
     def answer(self, committed: int) -> dict[str, Any]:
         """Return the answer for the mapping when so many messages, from the first, are committed."""
@@ -84,4 +88,4 @@ def delivery(event: object) -> Delivery:
             again.append(wire.message_id)
         else:
             messages.append(message_of(wire, now_ms, fifo=fifo))
-    return Delivery(messages, again)
+    return Delivery(messages, again, tuple(dict.fromkeys(record.event_source_arn for record in records)))

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import msgspec
 
+from coatcheck.ops.logs import NOTICE
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE
 from coatcheck.pipeline.message import Depth, Message, size_of, size_of_all
@@ -28,6 +29,7 @@ from coatcheck.sources.sqs_message import (
     TRACE_SYSTEM_ATTRIBUTE,
     is_fifo,
     message_of,
+    system_attributes,
     traced_message_of,
 )
 from coatcheck.sources.sqs_outage import Outage
@@ -73,6 +75,7 @@ class SqsSource:
         self._dead_url, self._dead_until = "", float("-inf")  # "" for none that may be asked
         self._clock = clock
         self._no_receives, self._no_acks = Outage(give_up_s, clock), Outage(give_up_s, clock)
+        self._away_s = 0.0
         self._demand = Demand(receivers)
         self._budget = Budget(messages=max_in_flight, size=max_in_flight_bytes)
         self._requests = asyncio.Semaphore(receivers)
@@ -113,7 +116,7 @@ class SqsSource:
             "QueueUrl": self._url,
             "MaxNumberOfMessages": 10,
             "WaitTimeSeconds": self._wait_s,
-            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount", *self._names[0]],
+            **system_attributes("SentTimestamp", "ApproximateReceiveCount", *self._names[0]),
             "MessageAttributeNames": [ORIGIN_ATTRIBUTE, *self._names[1]],
         }
         # a queue with 0 hides nothing by itself; and what holds for our leases must not change while we run
@@ -253,7 +256,8 @@ class SqsSource:
         self._ended_at = now_ms / 1000
         make = self._message_of
         messages = [make(wire, now_ms, fifo=self._fifo) for wire in decode_receive(response) if _intact(wire)]
-        self._no_receives.over()
+        if self._no_receives.away:
+            self._end(self._no_receives)
         result = "full" if len(messages) >= BATCH else "some" if messages else "empty"
         self._metrics.add("coatcheck_receives_total", 1, result)
         self._metrics.set("coatcheck_up", 1, "queue")
@@ -282,6 +286,13 @@ class SqsSource:
         self._no_receives.note(error)
         _log.warning("SQS does not answer for now", extra={"code": error.code})
         await backoff.wait()
+
+    def _end(self, outage: Outage) -> None:
+        """Note that requests are answered again; log it once, when all kinds of them are."""
+        self._away_s = max(self._away_s, outage.over())
+        if not (self._no_receives.away or self._no_acks.away):
+            _log.log(NOTICE, "SQS answers again", extra={"seconds": round(self._away_s, 1)})
+            self._away_s = 0.0
 
     async def _look_for_limit(self) -> None:
         """An empty receive may mean an empty queue, or 120,000 messages in flight: look now and then."""
@@ -320,7 +331,8 @@ class SqsSource:
             receipts = [receipt for receipt in left.again if receipt in self.leases]
             given_up += len(left.gone) + len(left.again) - len(receipts)
             if left.error is None:
-                self._no_acks.over()
+                if self._no_acks.away:
+                    self._end(self._no_acks)
                 return given_up
             self._metrics.add("coatcheck_sqs_errors_total", 1, left.error.kind)
             self._no_acks.note(left.error)

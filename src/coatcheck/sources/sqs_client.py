@@ -26,6 +26,8 @@ from pyreqwest.exceptions import PyreqwestError
 
 from coatcheck.errors import ConfigError, UnreachableError
 from coatcheck.sources.aws import AwsTarget, Keys, Signer
+from coatcheck.sources.aws_credentials import MalformedKeysError
+from coatcheck.sources.queue_address import QueueAddress, account_of, read_address
 from coatcheck.sources.sqs_direct import Answer, Direct, DirectError, tls_context
 from coatcheck.sources.sqs_proxied import Outlive, proxied_client, refused_settings, whole
 from coatcheck.sources.sqs_wire import (
@@ -178,8 +180,8 @@ class SqsClient:
     async def _keys(self, operation: str) -> Keys:
         try:
             return await self._credentials.current()
-        except ConfigError:
-            failure = SqsError(operation, "expired", "NoCredentials")
+        except ConfigError as error:
+            failure = _no_keys(operation, error)
         raise failure  # outside the handler: no error that shows a secret stays attached
 
     async def call_retrying(self, operation: str, payload: bytes, *, timeout: float, deadline: float = 30.0) -> bytes:
@@ -217,10 +219,34 @@ class SqsClient:
     # -- control operations: tried again for 30 s; all raise SqsError
 
     async def queue_url(self, queue: str) -> str:
-        """Return the queue's URL: the one given, or what SQS knows by this name (GetQueueUrl)."""
-        if queue.startswith(("http://", "https://")):
-            return queue
-        return (await self._control("GetQueueUrl", {"QueueName": queue}, _UrlAnswer)).queue_url
+        """Return the URL of a queue that is given by name, URL or ARN; see `url_of`. Also raises ConfigError."""
+        return await self.url_of(read_address(queue))
+
+    async def url_of(self, address: QueueAddress) -> str:
+        """Return the queue's URL: the one given, or what SQS tells of its name in its account (GetQueueUrl).
+
+        Raises ConfigError, also: the queue is in another region than requests go to, or the server knows only a queue
+        of the same name in another account. A queue that merely has the name is never taken for the one that is meant.
+        """
+        region = address.region or (self.target.region_of(address.url) if address.url else "")
+        if region and self.target.is_aws and region != self.target.region:
+            raise ConfigError(
+                f"the queue {address.name} is in {region}, and requests go to {self.target.region}",
+                hint="name a queue in the region of source.queue, or set source.queue to its ARN",
+            )
+        if address.url:
+            return address.url
+        request = {"QueueName": address.name}
+        if address.account:
+            request["QueueOwnerAWSAccountId"] = address.account
+        url = (await self._control("GetQueueUrl", request, _UrlAnswer)).queue_url
+        found = account_of(url)
+        if address.account and found and found != address.account:
+            raise ConfigError(
+                f"the queue {address.name} of account {address.account} is not found: the server tells that of {found}",
+                hint="this server does not look into other accounts: name the queue by its URL",
+            )
+        return url
 
     async def get_queue_attributes(self, queue_url: str, names: Iterable[str]) -> dict[str, str]:
         """Return the named attributes, or those that exist of them (GetQueueAttributes)."""
@@ -262,8 +288,8 @@ class SqsClient:
                 .build()
             )
             return keys, request.send()
-        except ConfigError:
-            failure = SqsError(operation, "expired", "NoCredentials")
+        except ConfigError as error:
+            failure = _no_keys(operation, error)
         except (PyreqwestError, ValueError) as error:
             failure = transport_failure(operation, error)
         raise failure  # outside the handlers: no error that shows a header stays attached
@@ -302,6 +328,13 @@ class SqsClient:
             await late(await self._answer(operation, keys, send))
         except UnreachableError:
             return  # nobody waits for it any more, and SQS handed nothing out, or will show it again
+
+
+def _no_keys(operation: str, error: ConfigError) -> SqsError:
+    """Return the error of a request that nothing can sign: malformed keys stay so, others may be found again."""
+    if isinstance(error, MalformedKeysError):
+        return SqsError(operation, "denied", "MalformedCredentials", why=error.message, hint=error.hint)
+    return SqsError(operation, "expired", "NoCredentials", why=error.message, hint=error.hint)
 
 
 def _has_proxy(endpoint: str) -> bool:

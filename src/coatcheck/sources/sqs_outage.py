@@ -18,9 +18,16 @@ class Outage:
         self._give_up_s, self._clock = give_up_s, clock
         self._since: float | None = None
 
-    def over(self) -> None:
-        """Take note of an answer."""
+    @property
+    def away(self) -> bool:
+        """Whether the latest requests of this kind failed."""
+        return self._since is not None
+
+    def over(self) -> float:
+        """Note an answer; return how many seconds there was none before it, 0 if there was no outage."""
+        seconds = 0.0 if self._since is None else self._clock() - self._since
         self._since = None
+        return seconds
 
     def note(self, error: SqsError) -> None:
         """Take note of a failure. Raises it if no retry mends it, and UnreachableError when patience has an end."""

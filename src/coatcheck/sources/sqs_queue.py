@@ -1,26 +1,24 @@
-"""What people do with a queue beside reading it: look at it, send to it, move its dead letters back."""
+"""What people do with a queue beside reading it: look at it, make it, send to it."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import re
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body, origin_of, read_origin
-from coatcheck.pipeline.message import Message, size_of
-from coatcheck.sources.sqs_client import Backoff, SqsClient, SqsError, decode_batch
-from coatcheck.sources.sqs_entries import delete
+from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, origin_for_body
+from coatcheck.pipeline.message import size_of
+from coatcheck.sources.queue_address import QueueAddress, account_of, read_address, told_address
+from coatcheck.sources.sqs_client import SqsClient, SqsError, decode_batch
 from coatcheck.sources.sqs_leases import VISIBILITY_S
-from coatcheck.sources.sqs_message import is_fifo, numeric
-from coatcheck.sources.sqs_wire import decode
+from coatcheck.sources.sqs_message import is_fifo
 
 MAX_BYTES = 2**20
 """The most bytes SQS takes in a message, and in a batch (since August 2025)."""
@@ -28,10 +26,7 @@ MAX_BYTES = 2**20
 _MOST = 10
 _MIN_VISIBILITY_S = 10
 _MIN_RECEIVES = 3
-_ATTRIBUTES_MOST = 10
-_NAMED = 5
 _CONTROL_S = 30.0
-_EMPTY_POLLS, _EMPTY_POLL_S = 2, 1
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._]{0,79}")
 _AGAIN = "mend it and send the file again: what has arrived is not loaded twice"
 _PROBES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -39,6 +34,7 @@ _PROBES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ChangeMessageVisibilityBatch", {"VisibilityTimeout": 0}),
 )
 _AS_NEW = "lines before it may have been sent, and would be loaded twice: send them from a file, which is read ahead"
+_MARKS_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # bytes that are not UTF-8 come as lone surrogates
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -139,6 +135,8 @@ def _entries(lines: Iterable[str], *, as_new: bool, hint: str) -> Iterator[dict[
     repeats: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         body = line.rstrip("\r\n")
+        if number == 1:
+            body = _unmarked(body, hint)
         if not body.strip():
             continue
         if _SURROGATE.search(body):
@@ -154,12 +152,24 @@ def _entries(lines: Iterable[str], *, as_new: bool, hint: str) -> Iterator[dict[
         yield entry
 
 
-def _size(entry: dict[str, Any]) -> int:
+def _unmarked(line: str, hint: str) -> str:
+    """Return the first line of a file without its byte order mark. Raises ConfigError for that of UTF-16."""
+    if line.startswith(_MARKS_UTF16):
+        raise ConfigError("the file is UTF-16, and SQS takes UTF-8", hint=f"save it as UTF-8; {hint}")
+    return line.removeprefix("\ufeff")
+
+
+def entry_size(entry: dict[str, Any]) -> int:
     """Return the bytes of an entry as SQS counts them: body, and names, types and values of its attributes."""
     size = size_of(entry["MessageBody"])
     for name, attribute in entry.get("MessageAttributes", {}).items():
-        size += len(name.encode()) + sum(len(str(part).encode()) for part in attribute.values())
+        size += len(name.encode()) + sum(_part_size(kind, part) for kind, part in attribute.items())
     return size
+
+
+def _part_size(kind: str, part: str) -> int:
+    """Return the bytes of a part of an attribute; a binary value is counted as the bytes that its base64 stands for."""
+    return len(part.rstrip("=")) * 3 // 4 if kind == "BinaryValue" else size_of(part)
 
 
 def batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -167,7 +177,7 @@ def batches(entries: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
     batch: list[dict[str, Any]] = []
     size = 0
     for entry in entries:
-        more = _size(entry)
+        more = entry_size(entry)
         if batch and (len(batch) == _MOST or size + more > MAX_BYTES):
             yield batch
             batch, size = [], 0
@@ -185,9 +195,9 @@ async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -
         for batch in batches(entries):
             if fifo:  # order within the file is order within the group
                 grouped = [entry | {"MessageGroupId": "coatcheck-send"} for entry in batch]
-                yield await _send_batch(client, url, grouped)
+                yield await send_batch(client, url, grouped)
                 continue
-            waiting.add(asyncio.create_task(_send_batch(client, url, batch)))
+            waiting.add(asyncio.create_task(send_batch(client, url, batch)))
             if len(waiting) >= _MOST:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -201,7 +211,8 @@ async def send(client: SqsClient, url: str, entries: Iterable[dict[str, Any]]) -
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, Any]]) -> int:
+async def send_batch(client: SqsClient, url: str, entries: Sequence[dict[str, Any]]) -> int:
+    """Send up to ten entries; return how many. Raises CoatcheckError."""
     numbered = [entry | {"Id": str(place)} for place, entry in enumerate(entries)]
     if is_fifo(url):
         for entry in numbered:
@@ -226,12 +237,56 @@ async def dead_letter_queue(client: SqsClient, url: str) -> str:
     """Return the URL of the queue's dead-letter queue. Raises ConfigError when it has none."""
     attributes = await client.get_queue_attributes(url, ["RedrivePolicy"])
     arn = str(_policy(attributes.get("RedrivePolicy", "")).get("deadLetterTargetArn", ""))
-    if not arn:
+    address = told_address(arn)
+    if address is None:
         raise ConfigError(
             "the queue has no dead-letter queue", hint="name the queue to move from: `coatcheck redrive --from NAME`"
         )
-    url = await client.queue_url(arn.rsplit(":", 1)[-1])
-    return str(url)
+    try:
+        found: str = await client.url_of(address)
+    except SqsError as error:
+        if error.retryable:
+            raise
+        failure = _not_found(address, error)
+    else:
+        return found
+    raise failure
+
+
+def _not_found(address: QueueAddress, error: SqsError) -> ConfigError:
+    where = f" of account {address.account}" if address.account else ""
+    return ConfigError(
+        f"the dead-letter queue {address.name}{where} cannot be looked up ({error.code})",
+        hint="allow sqs:GetQueueUrl on it, in the IAM policy and in the queue's own, or name its URL: "
+        "`coatcheck redrive --from URL`",
+    )
+
+
+async def create(client: SqsClient, queue: str) -> None:
+    """Create the queue if there is none. Raises ConfigError: it would be made in another account than is meant.
+
+    SQS makes queues in the account of the credentials; a URL or an ARN may name any.
+    """
+    address = read_address(queue)
+    if address.account:
+        try:
+            await client.url_of(replace(address, url=""))
+        except SqsError as error:
+            if error.kind != "missing_queue":
+                raise
+        else:
+            return
+        if client.target.is_aws:
+            raise ConfigError(
+                f"there is no queue {address.name} in account {address.account}",
+                hint="--create-queue makes queues in the account of the credentials: set source.queue to the name",
+            )
+    made = account_of(await client.create_queue(address.name))
+    if address.account and made != address.account:
+        raise ConfigError(
+            f"the queue {address.name} was made in account {made}, and source.queue names account {address.account}",
+            hint="use credentials of that account, or set source.queue to the name alone",
+        )
 
 
 async def find_dead_letter_queue(client: SqsClient, url: str) -> str:
@@ -249,102 +304,3 @@ async def find_dead_letter_queue(client: SqsClient, url: str) -> str:
             raise
         return ""
     return dead
-
-
-class _Dead(msgspec.Struct, frozen=True, rename="pascal"):
-    """A message of the dead-letter queue, with all it carries."""
-
-    message_id: str
-    receipt_handle: str
-    body: str = ""
-    attributes: dict[str, str] = {}
-    message_attributes: dict[str, dict[str, Any]] = {}
-
-    def __repr__(self) -> str:
-        """Show the id only."""
-        return f"_Dead({self.message_id})"
-
-
-class _DeadAnswer(msgspec.Struct, rename="pascal"):
-    messages: list[_Dead] | None = None
-
-
-_dead_decoder = msgspec.json.Decoder(_DeadAnswer)
-
-
-async def redrive(client: SqsClient, origin_url: str, url: str, *, limit: int | None = None) -> AsyncIterator[int]:
-    """Move messages from a dead-letter queue to the queue, keeping their identity; yield the number of each batch.
-
-    A copy is sent before the original is deleted: what fails in between is there twice, and loaded once. Raises
-    CoatcheckError in the end if there were messages that have no room for their identity; they stay. Raises ConfigError
-    for queues of two kinds: a message is known again by other means on a FIFO queue.
-    """
-    if is_fifo(origin_url) is not is_fifo(url):
-        raise ConfigError(
-            "dead letters of a FIFO queue go to a FIFO queue only, others to others only",
-            hint="name a dead-letter queue of the same kind",
-        )
-    request: dict[str, Any] = {
-        "QueueUrl": origin_url,
-        "WaitTimeSeconds": _EMPTY_POLL_S,
-        "VisibilityTimeout": 60,
-        "MessageSystemAttributeNames": ["SentTimestamp", "MessageGroupId"],
-        "MessageAttributeNames": ["All"],
-    }
-    moved = empty = 0
-    stuck: dict[str, None] = {}
-    while empty < _EMPTY_POLLS and (limit is None or moved < limit):
-        request["MaxNumberOfMessages"] = _MOST if limit is None else min(_MOST, limit - moved)
-        payload = msgspec.json.encode(request)
-        answer = await client.call_retrying("ReceiveMessage", payload, timeout=_CONTROL_S)
-        messages = decode("ReceiveMessage", _dead_decoder, answer).messages or []
-        empty = 0 if messages else empty + 1
-        copies = [_copy(message, fifo=is_fifo(url)) for message in messages]
-        stuck |= {message.message_id: None for message, copy in zip(messages, copies, strict=True) if copy is None}
-        for batch in batches(copy for copy in copies if copy is not None):
-            receipts = [entry.pop("ReceiptHandle") for entry in batch]
-            await _send_batch(client, url, batch)
-            await _delete_moved(client, origin_url, receipts)
-            moved += len(batch)
-            yield len(batch)
-    if stuck:
-        raise CoatcheckError(
-            f"{len(stuck)} messages with ten attributes or 1 MiB have no room for their identity, among them "
-            + ", ".join(list(stuck)[:_NAMED]),
-            hint="move them by hand; they stay in the dead-letter queue",
-        )
-
-
-async def _delete_moved(client: SqsClient, url: str, receipts: list[str]) -> None:
-    """Delete up to ten messages; what fails for now is tried again for a while, then it is there twice."""
-    end, backoff = time.monotonic() + _CONTROL_S, Backoff()
-    while receipts:
-        try:
-            receipts = (await delete(client, url, receipts, timeout=_CONTROL_S)).again
-        except SqsError as error:
-            if not error.retryable or time.monotonic() > end:
-                raise
-        if time.monotonic() > end:
-            return
-        if receipts:
-            await backoff.wait()
-
-
-def _copy(message: _Dead, *, fifo: bool) -> dict[str, Any] | None:
-    """Make the entry that sends a received message again, its identity in an attribute; None if there is no room."""
-    attributes = {
-        name: {key: value for key, value in attribute.items() if key in ("DataType", "StringValue", "BinaryValue")}
-        for name, attribute in message.message_attributes.items()
-    }
-    sent_ms = numeric(message.attributes, "SentTimestamp", 0)
-    known, _ = read_origin(attributes.get(ORIGIN_ATTRIBUTE, {}).get("StringValue"), sent_ms)
-    origin = origin_of(Message(message.message_id, "", sent_ms, "", origin=known))
-    attributes[ORIGIN_ATTRIBUTE] = {"DataType": "String", "StringValue": origin}
-    copy = {"MessageBody": message.body, "MessageAttributes": attributes, "ReceiptHandle": message.receipt_handle}
-    if len(attributes) > _ATTRIBUTES_MOST or _size(copy) > MAX_BYTES:
-        return None
-    if "MessageGroupId" in message.attributes:
-        copy["MessageGroupId"] = message.attributes["MessageGroupId"]
-    if fifo:  # each death has an id of its own: with the identity, a second redrive within five minutes would be lost
-        copy["MessageDeduplicationId"] = message.message_id
-    return copy

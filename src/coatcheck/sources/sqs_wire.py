@@ -31,7 +31,8 @@ _HINTS: dict[Kind, str] = {
     "expired": "renew the AWS credentials (for example `aws sso login`); they are read again by themselves",
     "denied": "check the secret key, the IAM policy, the queue's policy and the policy of its KMS key",
     "missing_queue": "check source.queue, the region and the account; `coatcheck send --create-queue` makes a queue",
-    "invalid": "check that source.queue and source.endpoint_url belong to an SQS service",
+    "invalid": "check that source.queue and source.endpoint_url belong to an SQS service, and a recent one: AWS JSON "
+    "1.0 came with ElasticMQ 1.4 and LocalStack 3.0",
     "skew": "set the clock of this machine; until then AWS's clock is used",
 }
 
@@ -41,11 +42,13 @@ class SqsError(UnreachableError):
 
     Kinds: `throttled` (slow down), `unavailable` (5xx, no connection, timeout, broken response), `expired`
     (credentials, read again for the next request), `skew` (clock, corrected for the next request): these four are
-    `retryable`. The others stay as they are until somebody acts: `denied`, `missing_queue`, `invalid`.
+    `retryable`. The others stay as they are until somebody acts: `denied`, `missing_queue`, `invalid`. `why` is what
+    is known beyond the code, and never a text of a response.
     """
 
-    def __init__(self, operation: str, kind: Kind, code: str) -> None:
-        super().__init__(f"SQS {operation} failed: {kind.replace('_', ' ')} ({code})", hint=_HINTS[kind])
+    def __init__(self, operation: str, kind: Kind, code: str, *, why: str = "", hint: str = "") -> None:
+        told = f"SQS {operation} failed: {kind.replace('_', ' ')} ({code})"
+        super().__init__(f"{told}: {why}" if why else told, hint=hint or _HINTS[kind])
         self.operation = operation
         self.kind = kind
         self.code = code
@@ -86,6 +89,8 @@ def refusal(operation: str, status: int, query_error: str | None, body: bytes) -
 
     The kind is that of the first code known here (the body's `__type`, then the header's), else that of the status.
     """
+    if (old := _old_protocol(operation, status, body)) is not None:
+        return old
     fields = _error_fields(body)
     names = [fields.get("__type", "").rpartition("#")[2].partition(":")[0], (query_error or "").partition(";")[0]]
     codes = [name.removeprefix(_PREFIX) for name in names if _CODE.fullmatch(name)]
@@ -96,6 +101,37 @@ def refusal(operation: str, status: int, query_error: str | None, body: bytes) -
         if code in _KINDS:
             return SqsError(operation, _KINDS[code], code)
     return SqsError(operation, _kind_of_status(status), codes[0] if codes else f"Http{status}")
+
+
+_OLD_ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:ErrorResponse|[A-Za-z]+Response)[\s>/]")
+_OLD_CODE = re.compile(rb"<Code>\s*([A-Za-z][A-Za-z0-9._]{0,79})\s*</Code>")
+_NO_ACTION = re.compile(rb"Missing ?Action|Invalid ?Action|query-protocol|Operation detection failed")
+_READ = 4096
+
+
+def _old_protocol(operation: str, status: int, body: bytes) -> SqsError | None:
+    """Return the error of an answer in XML: that of a server which knows only the query protocol, or of its code.
+
+    Servers answer so with 200, 400, 404 or 500. A 5xx whose XML does not speak of a missing action is an outage: AWS's
+    front ends may tell those in XML too.
+    """
+    if not _OLD_ROOT.match(body):
+        return None
+    head = body[:_READ]
+    match = _OLD_CODE.search(head)
+    code = match[1].decode().removeprefix(_PREFIX) if match else ""
+    if not _NO_ACTION.search(head):
+        if code in _KINDS:
+            return SqsError(operation, _KINDS[code], code)
+        if status >= _SERVER:
+            return None
+    return SqsError(
+        operation,
+        "invalid",
+        code or f"Http{status}",
+        why="the server speaks only the old query protocol",
+        hint="upgrade it to one that speaks AWS JSON 1.0: ElasticMQ 1.4, LocalStack 3.0 or newer",
+    )
 
 
 def entry_failure(operation: str, code: str) -> SqsError:
@@ -209,8 +245,13 @@ def decode_receive(data: bytes) -> list[WireMessage]:
     except _UNREADABLE:
         messages = _lenient(data)
     if messages is None:
-        raise SqsError("ReceiveMessage", "unavailable", "BrokenResponse")
+        raise _broken("ReceiveMessage", data)
     return messages
+
+
+def _broken(operation: str, data: bytes) -> SqsError:
+    """Return the error of a 200 that is not what it should be."""
+    return _old_protocol(operation, _OK, data) or SqsError(operation, "unavailable", "BrokenResponse")
 
 
 def _lenient(data: bytes) -> list[WireMessage] | None:
@@ -252,7 +293,7 @@ def decode(operation: str, decoder: msgspec.json.Decoder[Wire], data: bytes) -> 
     try:
         return decoder.decode(data)
     except _UNREADABLE:
-        failure = SqsError(operation, "unavailable", "BrokenResponse")
+        failure = _broken(operation, data)
     raise failure
 
 

@@ -124,6 +124,20 @@ def models() -> list[type[BaseModel]]:
     ]
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_byte_order_mark_before_the_file_is_not_part_of_it(folder: Path, ends: str) -> None:
+    (folder / "c.toml").write_bytes(f'\ufeff[source]{ends}queue = "here"{ends}'.encode())
+    assert load("c.toml").source.queue == "here"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_told(folder: Path, encoding: str) -> None:
+    (folder / "c.toml").write_bytes('\ufeff[source]\nqueue = "CANARY"\n'.encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        load("c.toml")
+    assert (caught.value.message, caught.value.hint) == ("c.toml is UTF-16", "save it as UTF-8")
+
+
 def test_every_option_has_a_description() -> None:
     assert all(field.description for model in models() for field in model.model_fields.values())
 
@@ -410,8 +424,8 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("breaker.run", [1], [0]),
     ("run.drain_seconds", [0, 600], [-1]),
     ("run.give_up_seconds", [0, 600], [-1]),
-    ("ledger.key", ["message_id", "content", "field:a", "field:a.b"],
-     ["", "message", "field:", "field", "contents", "field:a\n"]),
+    ("ledger.key", ["message_id", "content", "field:a", "field:a.b", "field:a?", "field:a.b?", "field:?a"],
+     ["", "message", "field:", "field", "contents", "field:a\n", "field:?", "field:??", "field:a??", "field:\n?"]),
     ("keys.provider", ["local"], ["kms", ""]),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 from coatcheck.keys import OpenError, Sealer, sealing
+from coatcheck.ops.logs import NOTICE
 from coatcheck.pipeline.message import DataKey
 
 if TYPE_CHECKING:
@@ -377,6 +378,30 @@ def test_warnings_come_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.WARNING):
         run(work())
+
+
+def test_a_key_service_that_is_back_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    keys, clock = RemoteKeys(), Clock()
+    keys.trouble = AWAY
+    sealer = Sealer(keys, clock=clock)
+
+    async def work() -> None:
+        waiting = asyncio.create_task(sealer.ready(1))
+        await until(lambda: keys.asked > 3)
+        clock.now += 42
+        await until(lambda: keys.asked > 6)
+        keys.trouble = None
+        await waiting
+        for _ in range(3):
+            sealer.retire()
+            await sealer.ready(1)
+
+    with caplog.at_level(NOTICE):
+        run(work())
+    told = [record for record in caplog.records if record.levelno == NOTICE]
+    assert [record.getMessage() for record in told] == ["the key service gives data keys again"]
+    assert told[0].__dict__["seconds"] == 42
+    assert not sealer.in_trouble
 
 
 def test_who_stops_waiting_does_not_stop_the_draw() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coatcheck.ops.endpoint import Endpoint
+from coatcheck.ops.metrics import Sample
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "docker" / "healthcheck.py"
 HEARTBEAT = "coatcheck_heartbeat_timestamp_seconds"
@@ -26,13 +27,22 @@ def ask(listen: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1", "localhost"])  # noqa: S104 - what users write
 def test_a_worker_that_moves(host: str) -> None:
-    with Endpoint(f"{host}:0", lambda: [(HEARTBEAT, "", time.time())]) as endpoint:
+    with Endpoint(f"{host}:0", lambda: {"default": [(HEARTBEAT, "", time.time())]}) as endpoint:
         assert ask(f"{host}:{endpoint.port}") == (0, "ok\n")
 
 
 def test_a_worker_that_hangs() -> None:
-    with Endpoint("127.0.0.1:0", lambda: [(HEARTBEAT, "", time.time() - 1000)]) as endpoint:
+    with Endpoint("127.0.0.1:0", lambda: {"default": [(HEARTBEAT, "", time.time() - 1000)]}) as endpoint:
         assert ask(f"127.0.0.1:{endpoint.port}") == (1, "event loop is stuck\n")
+
+
+def test_one_of_two_pipelines_hangs() -> None:
+    samples: dict[str, list[Sample]] = {
+        "logins": [(HEARTBEAT, "", time.time())],
+        "orders": [(HEARTBEAT, "", time.time() - 1000)],
+    }
+    with Endpoint("127.0.0.1:0", lambda: samples) as endpoint:
+        assert ask(f"127.0.0.1:{endpoint.port}") == (1, "pipeline orders: event loop is stuck\n")
 
 
 @pytest.mark.parametrize("listen", ["", "127.0.0.1:1", ":none"])

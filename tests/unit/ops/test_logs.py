@@ -136,6 +136,61 @@ def test_what_is_said_again_and_again_is_said_once_a_while() -> None:
     assert "left_out" not in once_more.__dict__
 
 
+def test_notices_are_said_without_being_asked_for_and_not_again_and_again() -> None:
+    repeats = logs.Repeats(10.0, lambda: 0.0)
+    notice = a_record("it is back", logs.NOTICE, seconds=1.5)
+    assert repeats.filter(notice)
+    assert not repeats.filter(a_record("it is back", logs.NOTICE, seconds=0.1)), "a connection that comes and goes"
+    assert logs.LineFormatter().format(notice).endswith(" notice: it is back (seconds=1.5)")
+    assert json.loads(logs.JsonFormatter().format(notice))["log.level"] == "notice"
+
+
+SAYING = """
+import logging, sys
+from coatcheck import terminal
+from coatcheck.errors import ConfigError
+from coatcheck.ops import logs
+
+logs.configure(verbose="verbose" in sys.argv, form=sys.argv[1], unattended="unattended" in sys.argv)
+logs.announce(logging.getLogger("coatcheck.worker"), "starting", workers=2, secret=sys.argv[2])
+terminal.warn("somebody should know")
+error = ConfigError("it is 5 %s wrong", hint="mend it")
+error.reasons = {"not_json": {"": 1}}
+sys.exit(terminal.fail(error))
+"""
+
+
+def stderr(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SAYING, arguments[0], CANARY, *arguments[1:]],
+        capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"NO_COLOR": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert CANARY not in done.stderr
+    return done.stderr.splitlines()
+
+
+WORDS = [
+    "coatcheck: warning: somebody should know", "coatcheck: error: it is 5 %s wrong", "coatcheck: hint: mend it",
+]  # fmt: skip
+
+
+def test_stderr_of_a_process_that_logs_json_is_json_alone() -> None:
+    start, warning, error = map(json.loads, stderr("json", "unattended"))
+    assert (start["message"], start["coatcheck"], start["log.level"]) == ("starting", {"workers": 2}, "notice")
+    assert (warning["message"], warning["log.level"]) == ("somebody should know", "warning")
+    assert (error["message"], error["log.level"]) == ("it is 5 %s wrong", "error")
+    assert error["coatcheck"] == {"exit_code": 2, "hint": "mend it", "reasons": {"not_json": {"": 1}}}
+
+
+def test_a_person_is_told_in_words() -> None:
+    assert stderr("text", "unattended") == WORDS
+    assert stderr("text") == WORDS
+    assert stderr("json")[1:] == WORDS, "a command that a person has given"
+    start, *words = stderr("text", "verbose", "unattended")
+    assert (start.partition("Z ")[2], words) == ("info: starting (workers=2)", WORDS)
+
+
 def test_the_trace_that_a_record_belongs_to() -> None:
     record = a_record("acks fail", messages=3, trace_id="ab" * 16, span_id="cd" * 8)
     entry = json.loads(logs.JsonFormatter().format(record))
@@ -143,3 +198,45 @@ def test_the_trace_that_a_record_belongs_to() -> None:
     repeats = logs.Repeats()
     assert repeats.filter(record)
     assert not repeats.filter(a_record("acks fail", trace_id="ef" * 16)), "another batch says the same again"
+
+
+PIPELINES = """
+import logging, sys
+from coatcheck.ops import logs
+
+logs.configure(verbose=True, form=sys.argv[1], pipeline=sys.argv[2], several=sys.argv[3] == "several")
+logger = logging.getLogger("coatcheck.somewhere")
+logger.warning("of ours", extra={"messages": 3})
+logger.warning("of another", extra={"pipeline": "returns"})
+logging.getLogger("elsewhere").warning("a value")
+"""
+
+
+def said_of(form: str, pipeline: str, many: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PIPELINES, form, pipeline, many], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stderr.splitlines()
+
+
+def test_every_json_line_names_the_pipeline() -> None:
+    fields = [json.loads(line).get("coatcheck") for line in said_of("json", "orders", "one")]
+    assert fields == [{"messages": 3, "pipeline": "orders"}, {"pipeline": "returns"}, {"pipeline": "orders"}]
+    assert [json.loads(line).get("coatcheck") for line in said_of("json", "", "several")][2] is None
+
+
+def test_a_text_line_names_the_pipeline_where_there_are_several() -> None:
+    lines = [line.partition("Z ")[2] for line in said_of("text", "orders", "several")]
+    assert lines[0] == "warning: of ours (messages=3 pipeline=orders)"
+    assert lines[1] == "warning: of another (pipeline=returns)"
+    assert lines[2].endswith(" is left out (pipeline=orders)")
+    lines = [line.partition("Z ")[2] for line in said_of("text", "default", "one")]
+    assert lines[:2] == ["warning: of ours (messages=3)", "warning: of another"]
+    assert lines[2].endswith(" is left out")
+
+
+def test_the_same_of_two_pipelines_is_not_a_repetition() -> None:
+    repeats = logs.Repeats()
+    assert repeats.filter(a_record("a worker has died", pipeline="logins"))
+    assert repeats.filter(a_record("a worker has died", pipeline="orders"))
+    assert not repeats.filter(a_record("a worker has died", pipeline="orders"))

@@ -105,14 +105,14 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     metrics = Metrics()
     for size in (1, 10, 10, 11, 100_000):
         metrics.observe("coatcheck_batch_messages", size)
-    lines = exposition(metrics.snapshot()).splitlines()
-    assert 'coatcheck_batch_messages_bucket{le="1.0"} 1.0' in lines
-    assert 'coatcheck_batch_messages_bucket{le="10.0"} 3.0' in lines
-    assert 'coatcheck_batch_messages_bucket{le="50.0"} 4.0' in lines
-    assert 'coatcheck_batch_messages_bucket{le="10000.0"} 4.0' in lines
-    assert 'coatcheck_batch_messages_bucket{le="+Inf"} 5.0' in lines
-    assert "coatcheck_batch_messages_sum 100032.0" in lines
-    assert "coatcheck_batch_messages_count 5.0" in lines
+    lines = exposition({"default": metrics.snapshot()}).splitlines()
+    assert 'coatcheck_batch_messages_bucket{pipeline="default",le="1.0"} 1.0' in lines
+    assert 'coatcheck_batch_messages_bucket{pipeline="default",le="10.0"} 3.0' in lines
+    assert 'coatcheck_batch_messages_bucket{pipeline="default",le="50.0"} 4.0' in lines
+    assert 'coatcheck_batch_messages_bucket{pipeline="default",le="10000.0"} 4.0' in lines
+    assert 'coatcheck_batch_messages_bucket{pipeline="default",le="+Inf"} 5.0' in lines
+    assert 'coatcheck_batch_messages_sum{pipeline="default"} 100032.0' in lines
+    assert 'coatcheck_batch_messages_count{pipeline="default"} 5.0' in lines
 
 
 def test_the_text_format() -> None:
@@ -123,19 +123,20 @@ def test_the_text_format() -> None:
         ("coatcheck_rejects_total", "a", 1.5),
         (RECEIVED, "", 12),
     ]
-    assert exposition(samples) == (
+    assert exposition({"orders": [(RECEIVED, "", 3)], "logins": samples}) == (
         "# HELP coatcheck_messages_received_total messages received, repeated deliveries among them\n"
         "# TYPE coatcheck_messages_received_total counter\n"
-        "coatcheck_messages_received_total 12\n"
+        'coatcheck_messages_received_total{pipeline="logins"} 12\n'
+        'coatcheck_messages_received_total{pipeline="orders"} 3\n'
         "# HELP coatcheck_rejects_total messages that cannot be rows, known ones among them\n"
         "# TYPE coatcheck_rejects_total counter\n"
-        'coatcheck_rejects_total{reason="a"} 1.5\n'
-        'coatcheck_rejects_total{reason="a\\"b\\\\c\\nd"} 2\n'
+        'coatcheck_rejects_total{pipeline="logins",reason="a"} 1.5\n'
+        'coatcheck_rejects_total{pipeline="logins",reason="a\\"b\\\\c\\nd"} 2\n'
         "# HELP coatcheck_up whether the component answered when it was last asked\n"
         "# TYPE coatcheck_up gauge\n"
-        'coatcheck_up{component="queue"} 1\n'
+        'coatcheck_up{pipeline="logins",component="queue"} 1\n'
     )
-    assert exposition([]) == ""
+    assert exposition({}) == exposition({"logins": []}) == ""
 
 
 def test_several_workers_are_one() -> None:

@@ -20,9 +20,11 @@ START_NS, NOW_NS = 1_700_000_000_000_000_000, 1_700_000_060_000_000_000
 NUMBERS = st.floats(0, 1e15) | st.integers(0, 2**53)
 
 
-def encoded(samples: list[Sample]) -> ExportMetricsServiceRequest:
-    """Return what a collector reads."""
-    data = metrics_data(samples, Resource({"service.name": "here"}), start_ns=START_NS, now_ns=NOW_NS)
+def encoded(samples: list[Sample], **others: list[Sample]) -> ExportMetricsServiceRequest:
+    """Return what a collector reads of one pipeline, and of others by name."""
+    data = metrics_data(
+        {"default": samples} | others, Resource({"service.name": "here"}), start_ns=START_NS, now_ns=NOW_NS
+    )
     request = ExportMetricsServiceRequest()
     request.ParseFromString(encode_metrics(data).SerializeToString())
     return request
@@ -92,6 +94,16 @@ def test_several_workers_are_one() -> None:
     found = points(encoded(merge([one.snapshot(), other.snapshot()])))
     assert found["coatcheck_batches_total", ""].as_double == 7
     assert found["coatcheck_stage_seconds", "write"].count == 2
+
+
+def test_pipelines_are_told_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.add("coatcheck_rejects_total", 3, "not_json")
+    other.add("coatcheck_rejects_total", 4, "not_json")
+    request = encoded(one.snapshot(), orders=other.snapshot())
+    key = "coatcheck_rejects_total", "not_json"
+    assert points(request)[key].as_double == 3
+    assert points(request, "orders")[key].as_double == 4
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Kept(SpanProcessor):
 
 def a_tracer(kept: Kept, ratio: float = 1.0) -> BatchTracer:
     queue = "https://sqs.eu-west-1.amazonaws.com/123/logins"
-    return BatchTracer(queue=queue, ratio=ratio, resource=Resource({}), processor=kept)
+    return BatchTracer(queue=queue, pipeline="logins", ratio=ratio, resource=Resource({}), processor=kept)
 
 
 def sent_by(number: int) -> Message:
@@ -50,6 +50,7 @@ def test_a_batch_and_its_stages() -> None:
     assert batch.attributes == {
         "messaging.system": "aws_sqs",
         "messaging.destination.name": "logins",
+        "coatcheck.pipeline": "logins",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.batch.message_count": 2,

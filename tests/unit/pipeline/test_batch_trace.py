@@ -14,7 +14,7 @@ from tests.support.said import said
 from coatcheck.errors import UnreachableError
 from coatcheck.ops.logs import _About
 from coatcheck.pipeline.breaker import Breaker
-from coatcheck.pipeline.message import Batch, Message, Outcome
+from coatcheck.pipeline.message import Batch, Message, Outcome, Reason, Reject
 from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.memory import MemorySink
@@ -62,7 +62,7 @@ class Refusing(MemorySink):
         refused = [row for row in batch.rows if "refused" in row.values]
         batch.rows = [row for row in batch.rows if row not in refused]
         outcome = await super().write(batch)
-        outcome.refused = [(row, "23514") for row in refused]
+        outcome.refused = [(row, Reject(Reason.REFUSED_BY_DATABASE, "23514")) for row in refused]
         batch.rows += refused
         return outcome
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coatcheck.errors import RefusedError
-from coatcheck.pipeline.breaker import Breaker
+from coatcheck.pipeline.breaker import Breaker, BreakerOpenError
+from coatcheck.pipeline.message import Reason, Reject
+
+BAD = Reject(Reason.WRONG_TYPE, "app_version")
 
 
 def opens_at(breaker: Breaker, rejects: list[bool]) -> int | None:
     """The number of messages after which the breaker opened."""
     for number, rejected in enumerate(rejects, 1):
         try:
-            breaker.observe(rejected=rejected)
+            breaker.observe(BAD if rejected else None)
         except RefusedError:
             return number
     return None
@@ -24,9 +29,10 @@ def test_it_opens_at_the_run_and_says_so() -> None:
     breaker = Breaker(ratio=1, window=1000, run=3)
     assert opens_at(breaker, [True, True, False, True, True]) is None
     with pytest.raises(RefusedError, match="3 messages in a row were rejected") as caught:
-        breaker.observe(rejected=True)
+        breaker.observe(BAD)
     assert caught.value.exit_code == 4
-    assert "quarantine list" in caught.value.hint
+    assert "quarantine list" not in caught.value.hint, "the batch went back: the list may be empty"
+    assert "back on the queue" in caught.value.hint
 
 
 def test_a_window_opens_it_only_when_full() -> None:
@@ -35,7 +41,7 @@ def test_a_window_opens_it_only_when_full() -> None:
     breaker = Breaker(ratio=0.5, window=10, run=1000)
     assert opens_at(breaker, [True] * 4 + [False] * 6 + [True] * 4) is None  # the first four have left
     with pytest.raises(RefusedError, match="5 of the last 10 messages were rejected"):
-        breaker.observe(rejected=True)
+        breaker.observe(BAD)
 
 
 def test_one_in_100_never_opens_the_default() -> None:
@@ -70,3 +76,62 @@ def test_messages_that_passed_together_count_as_one_by_one(parts: list[list[bool
             assert one is None
         if one is not None:
             return
+
+
+# -- what it says
+
+
+def opened(breaker: Breaker, rejects: Sequence[Reject | None]) -> BreakerOpenError:
+    try:
+        for reject in rejects:
+            breaker.observe(reject)
+    except BreakerOpenError as error:
+        return error
+    raise AssertionError("it has not opened")
+
+
+def test_it_says_what_one_change_of_a_type_has_done() -> None:
+    """Found: its hint named a list that was empty, and nothing else told the reason."""
+    error = opened(Breaker(ratio=0.8, window=500, run=200), [BAD] * 200)
+    assert error.message == (
+        "the breaker is open: 200 messages in a row were rejected, most often for wrong_type 200 (app_version 200)"
+    )
+    assert error.reasons == {"wrong_type": {"app_version": 200}}
+
+
+def test_it_says_the_three_most_frequent_reasons_with_their_columns() -> None:
+    rejects = [
+        *[Reject(Reason.NOT_JSON)] * 7,
+        *[Reject(Reason.WRONG_TYPE, name) for name in "aabbbcddddd"],
+        *[Reject(Reason.TOO_LONG, "locale")] * 2,
+        *[Reject(Reason.NOT_AN_IP, "masked_ip")] * 4,
+        Reject(Reason.NO_LEDGER_KEY, "event_id"),
+    ]
+    error = opened(Breaker(ratio=1, window=100, run=len(rejects)), rejects)
+    assert error.message.endswith(
+        "most often for wrong_type 11 (d 5, b 3, a 2), not_json 7, not_an_ip 4 (masked_ip 4)"
+    ), error.message
+    assert error.reasons == {
+        "wrong_type": {"d": 5, "b": 3, "a": 2, "c": 1}, "not_json": {"": 7}, "not_an_ip": {"masked_ip": 4}
+    }  # fmt: skip
+
+
+def test_it_speaks_of_the_latest_messages_only() -> None:
+    old, new = Reject(Reason.NOT_JSON), BAD
+    error = opened(Breaker(ratio=0.8, window=10, run=100), [*[old] * 7, *[None] * 10, *[new] * 8])
+    assert error.reasons == {"wrong_type": {"app_version": 8}}
+
+
+def test_it_says_what_the_database_refused() -> None:
+    breaker = Breaker(ratio=1, window=100, run=6)
+    check, bounds = (Reject(Reason.REFUSED_BY_DATABASE, code) for code in ("23514", "22003"))
+    breaker.written(loaded=0, refused=[check, check])
+    with pytest.raises(BreakerOpenError, match=r"refused_by_database 6 \(23514 4, 22003 2\)"):
+        breaker.written(loaded=0, refused=[bounds, check, bounds, check])
+
+
+def test_one_of_its_kind_can_be_made_of_its_words() -> None:
+    """As Lambda's handler does with any error."""
+    error = opened(Breaker(ratio=1, window=10, run=1), [BAD])
+    again = type(error)(error.message, hint=error.hint)
+    assert (again.message, again.hint, again.exit_code) == (error.message, error.hint, 4)

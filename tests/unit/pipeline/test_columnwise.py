@@ -26,7 +26,7 @@ from tests.support.builders import (
 
 from coatcheck.pipeline import road as road_module
 from coatcheck.pipeline.columns import Column, Mask, Parse
-from coatcheck.pipeline.message import Message, Rejected, Row
+from coatcheck.pipeline.message import UNKNOWN_MS, Message, Rejected, Row
 from coatcheck.pipeline.road import Road
 
 DAY_MS = 86_400_000
@@ -76,9 +76,14 @@ usual = st.fixed_dictionaries({"d": st.just("x"), "n": st.sampled_from(["one", "
 mixed = st.lists(st.one_of(usual.map(json.dumps), usual.map(json.dumps), bodies), max_size=12)
 
 
-def numbered(texts_: Sequence[str]) -> list[Message]:
+def numbered(texts_: Sequence[str], *, undated: int = 0) -> list[Message]:
+    """Return messages of these bodies; of each five, `undated` have no send time."""
     return [
-        a_message(text, message_id=f"00000000-0000-4000-8000-{place:012d}", sent_ms=SENT_MS + place % 3 * DAY_MS)
+        a_message(
+            text,
+            message_id=f"00000000-0000-4000-8000-{place:012d}",
+            sent_ms=UNKNOWN_MS if place % 5 < undated else SENT_MS + place % 3 * DAY_MS,
+        )
         for place, text in enumerate(texts_)
     ]
 
@@ -103,6 +108,8 @@ def same(road: Road, messages: Sequence[Message]) -> None:
 @given(mixed)
 def test_each_comes_out_as_by_itself(texts_: list[str]) -> None:
     same(a_road(ALL), numbered(texts_))
+    same(a_road(ALL), numbered(texts_, undated=1))
+    same(a_road(ALL), numbered(texts_, undated=5))
 
 
 @pytest.mark.parametrize("column", ALL, ids=[column.name for column in ALL])
@@ -115,9 +122,72 @@ def test_in_each_column_whatever_its_neighbours_are(column: Column, column_value
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["message_id", "content", "field:n"]), mixed)
-def test_by_every_kind_of_key(kind: str, texts_: list[str]) -> None:
-    same(a_road(ALL, ledger_key=kind), numbered(texts_))
+@given(
+    st.sampled_from(["message_id", "content", "field:n", "field:n?", "field:a.b", "field:nowhere"]),
+    mixed,
+    st.sampled_from(["default", "orders"]),
+)
+def test_by_every_kind_of_key(kind: str, texts_: list[str], pipeline: str) -> None:
+    same(a_road(ALL, ledger_key=kind, pipeline=pipeline), numbered(texts_))
+
+
+# nothing required, so that a message may have none of the fields; paths of one, two and three names
+LOOSE: tuple[tuple[Column, ...], ...] = (
+    (a_column(name="a", path="a"), a_column("integer", name="g", path="g", default=0)),
+    (a_column(name="ab", path="a.b"), a_column("date", name="j", path="j", default_sent_at=True)),
+    (a_column("jsonb", name="aba", path="a.b.a"), a_column(name="gone", path="n", mask=Mask.DROP, required=True)),
+    (a_column(name="t", path="n", mask=Mask.TOKEN, domain="text", vault=True), a_column(name="r", mask=Mask.REDACT)),
+)
+strange = st.sampled_from([{}, {"hello": "world"}, {"a": {}}, {"a": None}, {"a": {"b": None}}, {"A": 1}, {"n": None}])
+odd_records = st.one_of(strange, records, st.fixed_dictionaries({"n": st.just("x")}, optional={"a": values}))
+some = st.lists(st.one_of(odd_records.map(json.dumps), bodies), max_size=10)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(LOOSE), some, st.sampled_from(["message_id", "field:n", "field:a.b?"]))
+def test_messages_of_another_type_come_out_as_by_themselves(
+    columns: tuple[Column, ...], texts_: list[str], kind: str
+) -> None:
+    same(a_road(columns, ledger_key=kind), numbered(texts_))
+
+
+numbers = st.sampled_from(
+    ["1e131071", "-1e1000", "1e1001", "1e-1001", "9" * 1001, "0." + "1" * 1001, "1e99", "7", "1.5"]
+)
+trees = st.recursive(
+    numbers | st.just('"E+1000"'),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda parts: f"[{','.join(parts)}]")
+        | st.lists(inner, max_size=3).map(
+            lambda parts: "{" + ",".join(f'"{place}":{part}' for place, part in enumerate(parts)) + "}"
+        )
+    ),
+    max_leaves=8,
+)
+deep = st.sampled_from([1, 499, 500, 501, 700]).map(lambda depth: "[" * depth + "1" + "]" * depth)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.one_of(trees, trees, deep), max_size=6))
+def test_documents_come_out_as_by_themselves(documents: list[str]) -> None:
+    columns = (a_column("jsonb"), a_column("jsonb", name="hidden", mask=Mask.DROP))
+    same(a_road(columns), numbered([f'{{"f":{text}}}' for text in documents]))
+
+
+def test_only_the_strange_ones_go_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    road = a_road((a_column(),), ledger_key="field:id")
+    alone: list[str] = []
+    travel = road_module.Road.travel
+
+    def noted(self: Road, message: Message) -> Row | Rejected:
+        alone.append(message.message_id[-1])
+        return travel(self, message)
+
+    monkeypatch.setattr(road_module.Road, "travel", noted)
+    texts_ = ['{"f":"x","id":1}', '{"hello":1,"id":2}', '{"f":"x"}', "no json", '{"f":null,"id":3}']
+    entries = road.travel_together(numbered(texts_))
+    assert alone == ["1", "2", "3"]
+    assert [isinstance(entry, Row) for entry in entries] == [True, False, False, False, True]
 
 
 def test_nobody_travels_if_nobody_comes() -> None:

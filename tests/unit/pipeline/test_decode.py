@@ -24,9 +24,9 @@ REJECTED: dict[str, tuple[str | bytes, Reason]] = {
     "infinity": ('{"a": Infinity}', Reason.NOT_JSON),
     "minus infinity": ('{"a": -Infinity}', Reason.NOT_JSON),
     "nan beside the word digits": ('{"digits": NaN}', Reason.NOT_JSON),
-    "byte order mark": ("\ufeff{}", Reason.NOT_JSON),
-    "byte order mark, bytes": (b"\xef\xbb\xbf{}", Reason.NOT_JSON),
-    "utf-16": ('{"a": 1}'.encode("utf-16"), Reason.NOT_JSON),
+    "two byte order marks": ("\ufeff\ufeff{}", Reason.NOT_JSON),
+    "a byte order mark alone": ("\ufeff", Reason.NOT_JSON),
+    "a byte order mark after a blank": (" \ufeff{}", Reason.NOT_JSON),
     "utf-16 without a mark": ('{"a": 1}'.encode("utf-16-le"), Reason.NOT_JSON),
     "utf-32": ('{"a": 1}'.encode("utf-32"), Reason.NOT_JSON),
     "empty": ("", Reason.NOT_JSON),
@@ -111,6 +111,35 @@ def test_accepts(stage: Any, body: str | bytes, value: dict[str, Any]) -> None:
     assert stage(body) == value
 
 
+MARKED = [
+    '{"a": 1}',
+    ' {"a": "\u00fc"}',
+    '{"a": "\\ud800"}',
+    '{"a": 1e400}',
+    '{"a": "\ufeff"}',
+    "[1]",
+    "null",
+    '{"a":',
+    "",
+]
+
+
+@both
+@pytest.mark.parametrize("text", MARKED)
+def test_a_byte_order_mark_before_the_text_changes_nothing(stage: Any, text: str) -> None:
+    for body, plain in (("\ufeff" + text, text), (("\ufeff" + text).encode(), text.encode())):
+        assert repr(stage(body)) == repr(stage(plain))
+
+
+@both
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_in_the_reject(stage: Any, encoding: str) -> None:
+    data = '\ufeff{"a": 1}'.encode(encoding)
+    for body in (data, data.decode("latin-1"), "\ufffe\u7b00"):
+        assert stage(body) == Reject(Reason.NOT_JSON, "UTF-16")
+    assert stage("\ufffd\ufffd{") == Reject(Reason.NOT_JSON)
+
+
 def test_a_number_beyond_floats_costs_the_message_nothing() -> None:
     """No column may read it; the validate stage refuses it where one does."""
     assert decode('{"a": 1e999, "b": "\\ud800"}') == {"a": float("inf"), "b": "\ud800"}
@@ -164,9 +193,9 @@ def _refuse(name: str) -> float:
 
 
 def expected(text: str, number: type = float) -> dict[str, Any] | None:
-    """What the standard library reads, or None where it reads no object."""
+    """What the standard library reads after one byte order mark, or None where it reads no object."""
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=number)
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=number)
     except (ValueError, RecursionError, ArithmeticError):
         return None
     return value if isinstance(value, dict) else None

@@ -13,7 +13,17 @@ from tests.support.builders import ROOT, SENT_MS, a_ledger_hash, a_message
 
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.decode import decoder
-from coatcheck.pipeline.keying import DAY_S, FOREVER, SLOTS, keyer, message_id_key, origin_for_body, origin_of
+from coatcheck.pipeline.keying import (
+    DAY_S,
+    FOREVER,
+    SLOTS,
+    NoLedgerKey,
+    keyer,
+    ledger_field,
+    message_id_key,
+    origin_for_body,
+    origin_of,
+)
 from coatcheck.pipeline.message import Message
 
 DAY_MS = 86_400_000
@@ -23,9 +33,11 @@ any_text = st.text(st.characters(exclude_categories=()))
 decode = decoder(exact=False)
 
 
-def key_of(message: Message, mode: str = "message_id", hashes: LedgerHash | None = None) -> tuple[bytes, int]:
+def key_of(
+    message: Message, mode: str = "message_id", hashes: LedgerHash | None = None, pipeline: str = "default"
+) -> tuple[bytes, int]:
     value = decode(message.body)
-    return keyer(mode, hashes or a_ledger_hash())(message, value if isinstance(value, dict) else None)
+    return keyer(mode, hashes or a_ledger_hash(), pipeline)(message, value if isinstance(value, dict) else None)
 
 
 # -- by message id
@@ -177,22 +189,109 @@ def test_equal_values_of_different_fields_are_different_messages() -> None:
     assert key_of(message, "field:a")[0] != key_of(message, "field:b")[0]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "{}", '{"event": null}', '{"event": ""}', '{"event": "  "}', '{"event": true}', '{"event": 1.5}',
-        '{"event": ["e1"]}', '{"event": {"id": "e1"}}', '{"event": "\\u0000"}', '{"event": "\\ud800"}', "[]", "no json",
-        "",
-    ],
-)  # fmt: skip
-def test_without_a_usable_field_the_message_is_itself(body: str) -> None:
-    assert key_of(a_message(body), "field:event") == key_of(a_message(body))
-    assert key_of(a_message(body, origin="key:abc"), "field:event") == key_of(a_message(body, origin="key:abc"))
+UNUSABLE = [
+    "{}", '{"event": null}', '{"event": ""}', '{"event": "  "}', '{"event": true}', '{"event": 1.5}',
+    '{"event": ["e1"]}', '{"event": {"id": "e1"}}', '{"event": "\\u0000"}', '{"event": "\\ud800"}', '{"evnt": "e1"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", UNUSABLE)
+def test_without_a_usable_field_there_is_no_key(body: str) -> None:
+    """Found: by a misspelled field every message fell back to its id, and each repeat was loaded."""
+    for origin in (None, "key:abc"):
+        with pytest.raises(NoLedgerKey):
+            key_of(a_message(body, origin=origin), "field:event")
 
 
 @pytest.mark.parametrize("body", ['{"meta": "x"}', '{"meta": ["id"]}', '{"meta": null}', '{"meta.id": "x"}'])
-def test_a_nested_field_that_is_not_there_is_none(body: str) -> None:
-    assert key_of(a_message(body), "field:meta.id") == key_of(a_message(body))
+def test_a_nested_field_that_is_not_there_is_no_key(body: str) -> None:
+    with pytest.raises(NoLedgerKey):
+        key_of(a_message(body), "field:meta.id")
+    assert key_of(a_message(body), "field:meta.id?") == key_of(a_message(body))
+
+
+@pytest.mark.parametrize("body", UNUSABLE)
+def test_the_message_id_stands_in_where_the_configuration_says_so(body: str) -> None:
+    for origin in (None, "key:abc"):
+        message = a_message(body, origin=origin)
+        assert key_of(message, "field:event?") == key_of(message)
+    usable = a_message('{"event": "e1"}')
+    assert key_of(usable, "field:event?") == key_of(usable, "field:event")
+
+
+@pytest.mark.parametrize("body", ["[]", "no json", ""])
+def test_a_body_without_an_object_is_known_by_its_message_id(body: str) -> None:
+    for mode in ("field:event", "field:event?"):
+        assert key_of(a_message(body), mode) == key_of(a_message(body))
+
+
+def test_the_field_that_keys_are_made_of() -> None:
+    modes = ("message_id", "content", "field:a", "field:a.b?", "field:a:b")
+    assert [ledger_field(mode) for mode in modes] == ["", "", "a", "a.b", "a:b"]
+
+
+# -- by pipeline
+
+EVENT = '{"event": "e1", "n": 7, "a": {"b": "x"}}'
+KNOWN: dict[str, tuple[str, Message, str, int]] = {
+    "uuid": ("message_id", a_message(EVENT), "00000000000040008000000000000001", SLOT),
+    "no uuid": ("message_id", a_message(EVENT, message_id="odd"), "990cb8ebd0afb7150da453a213036a92", SLOT),
+    "sender": ("message_id", a_message(EVENT, origin="key:" + "ab" * 16), "11982d0b0dc3f31e6f2202caad97413b", FOREVER),
+    "origin": ("message_id", a_message(EVENT, origin="id:x:5000"), "2d711642b726b04401627ca9fbac32f5", 5),
+    "content": ("content", a_message(EVENT), "a4213d3346878bb1207f28c18978765d", FOREVER),
+    "no json": ("content", a_message("no json"), "606b1075c614fb0435f58310e8e3bda0", FOREVER),
+    "field": ("field:event", a_message(EVENT), "1bcceda55d9ee7f181ac7eafef6ca282", FOREVER),
+    "number": ("field:n", a_message(EVENT), "fbc508933fed55429099dafeff20a851", FOREVER),
+    "nested": ("field:a.b", a_message(EVENT), "c493296ba54e2a2d6a8befe7a0581286", FOREVER),
+    "optional": ("field:event?", a_message(EVENT), "1bcceda55d9ee7f181ac7eafef6ca282", FOREVER),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_default_pipelines_keys_are_those_of_a_database_without_pipelines(name: str) -> None:
+    """These bytes stand in the ledgers of those who upgrade: another key would load everything again."""
+    mode, message, key, slot = KNOWN[name]
+    assert key_of(message, mode) == key_of(message, mode, pipeline="default") == (bytes.fromhex(key), slot)
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in ("uuid", "no uuid", "origin")])
+def test_one_message_on_two_queues_is_a_message_of_each_pipeline(name: str) -> None:
+    """Found: the second pipeline took the first one's ids for its own, and acked them without a row."""
+    mode, message, *_ = KNOWN[name]
+    found = [key_of(message, mode, pipeline=pipeline) for pipeline in ("default", "orders", "order", "s", "a_b")]
+    assert len({key for key, _ in found}) == len(found)
+    assert len({slot for _, slot in found}) == 1
+    assert key_of(message, mode, pipeline="orders") == found[1]
+
+
+@pytest.mark.parametrize("name", ["uuid", "no uuid", "origin"])
+def test_a_message_id_is_the_same_under_every_name(name: str) -> None:
+    """Who gives a second file of today a name of its own must not load what is under way once more."""
+    mode, message, key, slot = KNOWN[name]
+    assert key_of(message, mode, pipeline="orders") == (bytes.fromhex(key), slot)
+
+
+def test_no_name_of_a_pipeline_runs_into_what_follows_it() -> None:
+    """Also where it would make a namespace of the default pipeline, or of another one's field."""
+    body = json.dumps({"x": "e1", "b:field:x": "e1", "field:x": "e1"})
+    pairs = [
+        ("default", "field:x"), ("a", "field:x"), ("a:field", "field:x"), ("a:7:b", "field:x"), ("a", "field:field:x"),
+        ("a", "field:b:field:x"), ("a:field:b", "field:x"), ("1:a", "field:x"), ("field", "field:x"), ("", "field:x"),
+    ]  # fmt: skip
+    assert len({key_of(a_message(body), mode, pipeline=name) for name, mode in pairs}) == len(pairs)
+
+
+@given(st.uuids(), st.sampled_from(["orders", "default"]))
+def test_one_id_has_one_key_in_a_pipeline_however_it_is_spelled(message_id: UUID, pipeline: str) -> None:
+    plain, upper, redriven = (
+        key_of(message, pipeline=pipeline)
+        for message in (
+            a_message(message_id=str(message_id)),
+            a_message(message_id=str(message_id).upper()),
+            a_message(message_id="copy", sent_ms=SENT_MS + 9000, origin=f"id:{message_id}:{SENT_MS}"),
+        )
+    )
+    assert plain == upper == redriven
 
 
 # -- any message
@@ -202,17 +301,19 @@ bodies = any_text | any_text.map(lambda text: json.dumps({"a": text}))
 bodies |= any_text.map(lambda text: json.dumps({"a": {"b": text}}))
 origins = st.none() | any_text | any_text.map("key:".__add__)
 origins |= st.tuples(any_text, any_text).map(lambda two: f"id:{two[0]}:{two[1]}")
-modes = st.sampled_from(["message_id", "content", "field:a", "field:a.b"])
+modes = st.sampled_from(["message_id", "content", "field:a?", "field:a.b?"])
 
 
 @settings(deadline=None)
-@given(modes, bodies, any_text | st.uuids().map(str), origins, st.integers(0, 10**15))
-def test_any_message_has_a_key_of_16_bytes_and_a_slot(
-    mode: str, body: str, message_id: str, origin: str | None, sent_ms: int
+@given(
+    modes, bodies, any_text | st.uuids().map(str), origins, st.integers(0, 10**15), st.sampled_from(["default", "b"])
+)
+def test_any_message_has_a_key_of_16_bytes_and_a_slot(  # noqa: PLR0917 - hypothesis passes them
+    mode: str, body: str, message_id: str, origin: str | None, sent_ms: int, pipeline: str
 ) -> None:
     message = a_message(body, message_id=message_id, origin=origin, sent_ms=sent_ms)
-    key, slot = key_of(message, mode)
+    key, slot = key_of(message, mode, pipeline=pipeline)
     assert type(key) is bytes
     assert len(key) == 16
     assert slot == FOREVER or 0 <= slot < SLOTS
-    assert key_of(message, mode) == (key, slot)
+    assert key_of(message, mode, pipeline=pipeline) == (key, slot)

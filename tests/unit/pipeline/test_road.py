@@ -112,7 +112,7 @@ def test_a_row_the_database_refused_keeps_its_identity() -> None:
     road = a_road()
     row = road.travel(a_message(login_body()))
     assert isinstance(row, Row)
-    entry = road.refuse(row, "22003")
+    entry = road.refuse(row, Reject(Reason.REFUSED_BY_DATABASE, "22003"))
     assert (entry.message, entry.key, entry.slot) == (row.message, row.key, row.slot)
     assert entry.reject == Reject(Reason.REFUSED_BY_DATABASE, "22003")
     assert opened(entry) == login_body()
@@ -124,6 +124,67 @@ def test_a_reject_is_keyed_like_the_row_it_would_have_been() -> None:
     one, other = (road.travel(a_message(body, message_id=body[-5:])) for body in (good, bad))
     assert (one.key, one.slot) == (other.key, other.slot)
     assert one.slot == FOREVER
+
+
+# -- without a ledger key
+
+
+@pytest.mark.parametrize(
+    "event",
+    [ABSENT, None, "", " ", True, 1.5, ["e1"], {"id": "e1"}, "\0", "\ud800"],
+    ids=lambda event: "absent" if event is ABSENT else ascii(event),
+)
+@pytest.mark.parametrize("origin", [None, "key:" + "ab" * 16, "id:first:5000"])
+def test_a_message_without_its_ledger_key_is_held_under_its_message_id(event: Any, origin: str | None) -> None:
+    """Found: by a misspelled field every repeat of an event was loaded as a new message."""
+    body = login_body(event_id=event)
+    message = a_message(body, origin=origin)
+    entry = a_road(ledger_key="field:event_id").travel(message)
+    assert isinstance(entry, Rejected)
+    assert entry.reject == Reject(Reason.NO_LEDGER_KEY, "event_id")
+    by_id = a_road().travel(message)
+    assert (entry.key, entry.slot) == (by_id.key, by_id.slot), "a redelivery is known again, a redriven copy too"
+    assert opened(entry) == body
+    row = a_road(ledger_key="field:event_id?").travel(message)
+    assert isinstance(row, Row)
+    assert (row.key, row.slot) == (by_id.key, by_id.slot)
+
+
+def test_what_else_is_wrong_with_a_message_without_a_key_is_said_first() -> None:
+    road = a_road(ledger_key="field:event_id")
+    for body, reason in ((login_body(ip="x"), Reason.NOT_AN_IP), ("[]", Reason.NOT_AN_OBJECT), ("{}", None)):
+        entry = road.travel(a_message(body))
+        assert isinstance(entry, Rejected)
+        assert entry.reject.reason is (reason or Reason.MISSING_FIELD)
+    foreign = a_road((a_column(),), ledger_key="field:event_id").travel(a_message('{"hello": "world"}'))
+    assert isinstance(foreign, Rejected)
+    assert foreign.reject == Reject(Reason.NO_FIELD_FOUND)
+
+
+def test_a_message_of_another_pipeline_is_another_message() -> None:
+    message = a_message(login_body(), origin="key:" + "ab" * 16)
+    for key in ("message_id", "content", "field:user_id"):
+        found = {a_road(ledger_key=key, pipeline=name).travel(message).key for name in ("default", "orders", "users")}
+        assert len(found) == 3
+        assert a_road(ledger_key=key).travel(message).key in found
+
+
+@pytest.mark.parametrize(
+    ("columns", "ledger_key", "body", "reason"),
+    [
+        ((a_column(),), "message_id", '{"Canary": "Canary"}', Reason.NO_FIELD_FOUND),
+        ((a_column(),), "field:id", '{"f": "Canary", "id": ["Canary"]}', Reason.NO_LEDGER_KEY),
+        ((a_column("jsonb"),), "message_id", '{"f": {"Canary": [1e131071, "Canary"]}}', Reason.OUT_OF_RANGE),
+        ((a_column("jsonb"),), "message_id", '{"f": ' + "[" * 501 + '"Canary"' + "]" * 501 + "}", Reason.TOO_DEEP),
+    ],
+)
+def test_nothing_of_such_a_message_shows(columns: Any, ledger_key: str, body: str, reason: Reason) -> None:
+    road, message = a_road(columns, ledger_key=ledger_key), a_message(body)
+    for entry in (road.travel(message), *road.travel_together([message])):
+        assert isinstance(entry, Rejected)
+        assert entry.reject.reason is reason
+        assert "Canary" not in f"{entry!r} {entry.reject!r}"
+        assert opened(entry) == body
 
 
 def test_the_decoder_is_exact_where_a_column_needs_it() -> None:
@@ -196,7 +257,13 @@ WIDE = (
     a_column("text", name="d", path="device_type", mask=Mask.DROP),
 )
 roads = st.sampled_from(
-    [a_road(), a_road(WIDE), a_road(ledger_key="content"), a_road(WIDE, ledger_key="field:extra.ip")]
+    [
+        a_road(),
+        a_road(WIDE),
+        a_road(ledger_key="content"),
+        a_road(WIDE, ledger_key="field:extra.ip"),
+        a_road(WIDE, ledger_key="field:extra.ip?"),
+    ]
 )
 
 
@@ -211,7 +278,7 @@ def test_any_message_is_one_row_or_one_reject_that_opens(road: Any, body: str) -
         assert len(entry.values) in (len(LOGIN_COLUMNS), len(WIDE) - 1)
     else:
         assert opened(entry) == body
-        assert entry.reject.detail in ("", *(column.name for column in LOGIN_COLUMNS + WIDE))
+        assert entry.reject.detail in ("", "extra.ip", *(column.name for column in LOGIN_COLUMNS + WIDE))
 
 
 def test_every_reject_of_a_sealer_draws_its_nonce() -> None:

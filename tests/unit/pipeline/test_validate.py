@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.builders import SENT_MS, a_column, label
+from tests.support.builders import LOGIN_COLUMNS, SENT_MS, a_column, label
 
 from coatcheck.pipeline.columns import Column, ColumnType, Kind, Mask, Parse
 from coatcheck.pipeline.decode import decoder
-from coatcheck.pipeline.message import Reason, Reject
-from coatcheck.pipeline.validate import storable, validator, version_code
+from coatcheck.pipeline.message import UNKNOWN_MS, Reason, Reject
+from coatcheck.pipeline.validate import foreign, storable, validator, version_code
 
 DAY_MS = 86_400_000
 LONE = "\ud800"
@@ -385,6 +386,18 @@ def nested(depth: int, leaf: Any, kind: type) -> Any:
     return leaf
 
 
+HUGE = [
+    Decimal("1E+131071"), Decimal("-1E+1001"), Decimal("1E-1001"), Decimal("1E-131071"), Decimal("9E+99999999"),
+    Decimal("1" + "0" * 1000), Decimal("0." + "3" * 1001), 10**1000, -(10**1000), 10**1400, int("9" * 4300), 10**5000,
+]  # fmt: skip
+LARGE = [Decimal("1E+1000"), Decimal("-1E-1000"), Decimal("0." + "3" * 1000), 10**1000 - 1, 1 - 10**1000, 10**400]
+WRAPS: list[Callable[[Any], Any]] = [
+    lambda number: number,
+    lambda number: [number],
+    lambda number: {"k": {"k": [1, "x", number, True]}},
+    lambda number: {"before": "x" * 333, "n": number, "after": "x" * 777},
+]
+
 DOCUMENTS: list[tuple[Any, object]] = [
     ({"a": [1, True, None, "ä", {}]}, '{"a":[1,true,null,"ä",{}]}'),
     ("text", '"text"'),
@@ -393,6 +406,23 @@ DOCUMENTS: list[tuple[Any, object]] = [
     ([], "[]"),
     (Decimal("0.10"), "0.10"),
     ({"n": Decimal("1e500")}, '{"n":1E+500}'),
+    *((wrap(number), Reason.OUT_OF_RANGE) for number in HUGE for wrap in WRAPS),
+    *((wrap(number), None) for number in LARGE for wrap in WRAPS),
+    ({"n": "1E+131071", "E+9999": "9" * 5000}, None),
+    ([Decimal("1E+999")] * 30_000, None),
+    ([Decimal("1E+999")] * 34_000, Reason.OUT_OF_RANGE),
+    ([Decimal("1E-999")] * 34_000, Reason.OUT_OF_RANGE),
+    ([Decimal("1E+99")] * 300_000, None),
+    ([Decimal("1E+99")] * 400_000, Reason.OUT_OF_RANGE),
+    ("x" * (32 * 2**20), Reason.TOO_LONG),
+    ("x" * (31 * 2**20), None),
+    (nested(500, "x", list), None),
+    (nested(501, "x", list), Reason.TOO_DEEP),
+    (nested(500, "x", dict), None),
+    (nested(501, "x", dict), Reason.TOO_DEEP),
+    (nested(500, [], list), Reason.TOO_DEEP),
+    ([{}] * 2000, None),
+    ("[" * 2000, None),
     (2**70, str(2**70)),
     ("back\\u0000slash", '"back\\\\u0000slash"'),
     ({"a": "\\u0000"}, '{"a":"\\\\u0000"}'),
@@ -406,9 +436,34 @@ DOCUMENTS: list[tuple[Any, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), DOCUMENTS, ids=label)
+@pytest.mark.parametrize(("value", "expected"), DOCUMENTS, ids=[f"document-{place}" for place in range(len(DOCUMENTS))])
 def test_jsonb(value: Any, expected: object) -> None:
-    check(a_column("jsonb"), value, expected)
+    """`None` stands for the document as it is."""
+    found = stored(a_column("jsonb"), value)
+    if isinstance(expected, Reason):
+        assert found is expected
+    elif expected is None:
+        assert type(found) is str
+        assert decoder(exact=True)(f'{{"f":{found}}}') == {"f": value}
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("place", range(0, 1200, 40))
+@pytest.mark.parametrize("digits", [1000, 1001])
+def test_a_long_number_is_found_wherever_it_stands(place: int, digits: int) -> None:
+    """The text is looked at in steps only: no number may lie between two of them."""
+    for number in (int("1" * digits), Decimal("1" * (digits - 1) + ".1"), Decimal("0." + "1" * digits)):
+        found = stored(a_column("jsonb"), ["x" * place, number])
+        assert (found is Reason.OUT_OF_RANGE) is (digits > 1000)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 1500), st.integers(-1500, 1500), st.integers(0, 1))
+def test_jsonb_takes_the_numbers_that_numeric_takes(digits: int, exponent: int, sign: int) -> None:
+    number = Decimal((sign, (7,) * digits, exponent))
+    alone, inside = stored(a_column("numeric"), number), stored(a_column("jsonb"), {"a": [number]})
+    assert (alone is Reason.OUT_OF_RANGE) is (inside is Reason.OUT_OF_RANGE)
 
 
 @pytest.mark.parametrize("kind", [dict, list])
@@ -462,9 +517,9 @@ def test_jsonb_stores_the_same_document_or_refuses_its_texts(value: Any) -> None
 
 def test_an_absent_and_a_null_field_are_null() -> None:
     for type_ in ("text", "varchar(3)", "integer", "bigint", "numeric", "boolean", "date", "timestamptz", "jsonb"):
-        validate = validator([a_column(type_)])
-        assert validate({}, SENT_MS) == [None]
-        assert validate({"f": None}, SENT_MS) == [None]
+        validate = validator([a_column(type_), a_column(name="other", path="o")])
+        assert validate({"o": "x"}, SENT_MS) == [None, "x"]
+        assert validate({"o": "x", "f": None}, SENT_MS) == [None, "x"]
 
 
 @pytest.mark.parametrize("mask", list(Mask))
@@ -493,9 +548,9 @@ def test_a_required_nested_field_must_be_there() -> None:
 
 @pytest.mark.parametrize(("type_", "default"), [("text", "none"), ("integer", 0), ("boolean", False)])
 def test_a_default_fills_absent_and_null(type_: str, default: Any) -> None:
-    validate = validator([a_column(type_, default=default)])
-    for value in ({}, {"f": None}):
-        assert validate(value, SENT_MS) == [default]
+    validate = validator([a_column(type_, default=default), a_column(name="other", path="o")])
+    for value in ({"o": "x"}, {"o": "x", "f": None}):
+        assert validate(value, SENT_MS) == [default, "x"]
     assert validator([a_column("text", default="d")])({"f": ""}, SENT_MS) == [""]
 
 
@@ -510,7 +565,6 @@ def test_a_default_fills_absent_and_null(type_: str, default: Any) -> None:
         (19_782 * DAY_MS, date(2024, 2, 29)),
         (19_783 * DAY_MS - 1, date(2024, 2, 29)),
         (19_783 * DAY_MS, date(2024, 3, 1)),
-        (-1, date(1969, 12, 31)),
     ],
 )
 def test_sent_at_is_the_utc_day_at_its_borders_too(sent_ms: int, day: date) -> None:
@@ -522,6 +576,13 @@ def test_sent_at_is_the_utc_day_at_its_borders_too(sent_ms: int, day: date) -> N
     assert stored(column, "2001-02-03", sent_ms) == date(2001, 2, 3)
 
 
+@pytest.mark.parametrize("kind", ["date", "timestamptz"])
+def test_no_day_is_invented_where_the_send_time_is_unknown(kind: str) -> None:
+    column = a_column(kind, default_sent_at=True)
+    assert stored(column, None, UNKNOWN_MS) is Reason.MISSING_FIELD
+    assert stored(column, "2001-02-03", UNKNOWN_MS) == stored(column, "2001-02-03", SENT_MS)
+
+
 @given(st.integers(0, 4_102_444_800_000))  # to 2100; further on a float of seconds has no room for microseconds
 def test_sent_at_keeps_the_milliseconds(sent_ms: int) -> None:
     moment = stored(a_column("timestamptz", default_sent_at=True), None, sent_ms)
@@ -531,20 +592,91 @@ def test_sent_at_keeps_the_milliseconds(sent_ms: int) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"a": {"b": {"c": "x"}}}, ["x"]),
-        ({"a": {"b": {"c": None}}}, [None]),
-        ({"a": {"b": {}}}, [None]),
-        ({"a": {"b": None}}, [None]),
-        ({"a": {"b": "x"}}, [None]),
-        ({"a": [{"b": {"c": "x"}}]}, [None]),
-        ({"a": "b"}, [None]),
-        ({"a.b.c": "x"}, [None]),
-        ({}, [None]),
+        ({"a": {"b": {"c": "x"}}}, ["x", None]),
+        ({"a": {"b": {"c": None}}}, [None, None]),
+        ({"a": {"b": {}}}, [None, None]),
+        ({"a": {"b": None}}, [None, None]),
+        ({"a": {"b": "x"}}, [None, None]),
+        ({"a": [{"b": {"c": "x"}}]}, [None, None]),
+        ({"a": "b"}, [None, None]),
+        ({"a.b.c": "x"}, [None, None]),
+        ({}, [None, None]),
         ({"a": {"b": {"c": {"d": 1}}}}, Reject(Reason.WRONG_TYPE, "c")),
     ],
 )
 def test_a_dotted_path_reaches_into_objects(value: dict[str, Any], expected: object) -> None:
-    assert validator([a_column(path="a.b.c")])(value, SENT_MS) == expected
+    columns = [a_column(path="a.b.c"), a_column(name="other", path="o")]
+    assert validator(columns)(value | {"o": None}, SENT_MS) == expected
+
+
+# -- messages of another type
+
+FOREIGN: list[dict[str, Any]] = [
+    {},
+    {"hello": "world"},
+    {"F": "x", "f ": "x", "f.x": "x"},
+    {"Type": "Notification", "Message": '{"f": "x"}', "MessageId": "1"},
+    {"Records": [{"f": "x"}]},
+    {"c": "x"},
+]
+
+
+@pytest.mark.parametrize("value", FOREIGN, ids=label)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [a_column()],
+        [a_column(default="d")],
+        [a_column("date", default_sent_at=True), a_column(name="b", path="b.f")],
+        [a_column(mask=Mask.TOKEN, domain="d"), a_column("jsonb", name="b", path="b")],
+        [a_column(mask=Mask.REDACT)],
+        [a_column(name="hidden", path="hello", mask=Mask.DROP), a_column()],
+        [a_column(name="hidden", path="hello", mask=Mask.DROP, required=True), a_column()],
+    ],
+    ids=lambda columns: "-".join(f"{column.type.kind}_{column.mask}" for column in columns),
+)
+def test_a_message_without_a_field_of_any_column_is_a_reject(columns: list[Column], value: dict[str, Any]) -> None:
+    """Found: it became a row of NULLs and defaults, was acked, and stood nowhere else."""
+    expected = Reject(Reason.NO_FIELD_FOUND)
+    if columns[0].required and "hello" not in value:
+        expected = Reject(Reason.MISSING_FIELD, "hidden")
+    assert validator(columns)(value, SENT_MS) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "value", "found"),
+    [
+        (["f"], {"f": None}, True),
+        (["f", "g"], {"g": None}, True),
+        (["a.f"], {"a": {"f": None}}, True),
+        (["a.f"], {"a": {"f": None, "g": 1}}, True),
+        (["a.f"], {"a": {}}, False),
+        (["a.f"], {"a": None}, False),
+        (["a.f"], {"a": {"g": 1}}, False),
+        (["a.f"], {"a": ["f"]}, False),
+        (["a.f"], {"a": "f"}, False),
+        (["a.f"], {"a.f": "x", "f": "x"}, False),
+        (["a.f", "f"], {"a": {}, "f": None}, True),
+        (["a.b.f", "a.f"], {"a": {"b": {"f": None}}}, True),
+        (["a.b.f"], {"a": {"b": None}}, False),
+        (["a.b.f"], {"a": None}, False),
+    ],
+)
+def test_a_null_field_is_found_and_an_absent_one_is_not(
+    paths: list[str], value: dict[str, Any], *, found: bool
+) -> None:
+    """A login of which every field is null is a login still: its producer knows the fields."""
+    columns = [a_column(name=f"c{place}", path=path) for place, path in enumerate(paths)]
+    nothing = [None] * len(paths)
+    assert validator(columns)(value, SENT_MS) == (nothing if found else Reject(Reason.NO_FIELD_FOUND))
+
+
+def test_a_required_column_makes_the_search_needless() -> None:
+    assert foreign(LOGIN_COLUMNS) is None
+    assert foreign([a_column(), a_column(name="b", path="b", required=True)]) is None
+    assert foreign([a_column(), a_column(name="b", path="b", required=True, mask=Mask.DROP)]) is not None
+    assert foreign([a_column()]) is not None
+    assert foreign([]) is None
 
 
 def test_values_stand_in_the_order_of_the_columns_and_unknown_fields_never_come_along() -> None:

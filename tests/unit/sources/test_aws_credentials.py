@@ -9,9 +9,11 @@ from collections import namedtuple
 from collections.abc import Callable
 
 import pytest
+from botocore.exceptions import UnauthorizedSSOTokenError
 
 from coatcheck.errors import ConfigError
 from coatcheck.sources.aws import KEYS_MAX_AGE, Credentials, Keys
+from coatcheck.sources.aws_credentials import MalformedKeysError
 
 Frozen = namedtuple("Frozen", "access_key secret_key token")  # noqa: PYI024 - what botocore returns is one of these
 
@@ -152,3 +154,51 @@ def test_nothing_to_sign_with_is_a_configuration_error_that_shows_nothing(found:
         asyncio.run(Credentials(lambda: found).current())
     assert "AWS_PROFILE" in caught.value.hint
     assert "CANARY" not in f"{caught.value!r} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("frozen", "named"),
+    [
+        (Frozen("AKIACANARY\n", "CANARY", None), "aws_access_key_id from test begins or ends"),
+        (Frozen(" AKIACANARY", "CANARY", None), "aws_access_key_id from test begins or ends"),
+        (Frozen("AKIA CANARY", "CANARY", None), "aws_access_key_id from test holds a character"),
+        (Frozen("AKIACANARY", "CANARY\r\n", None), "aws_secret_access_key from test begins or ends"),
+        (Frozen("AKIACANARY", "CANARY\x00", None), "aws_secret_access_key from test holds a character"),
+        (Frozen("AKIACANARY", "CANARY", "CANARY\n"), "aws_session_token from test begins or ends"),
+        (Frozen("AKIACANARY", "CANARY", "CAN\nARY"), "aws_session_token from test holds a character"),
+    ],
+)
+def test_malformed_keys_are_named_and_never_shown(frozen: Frozen, named: str) -> None:
+    async def run() -> None:
+        with pytest.raises(MalformedKeysError) as caught:
+            await Credentials(lambda: None, found=Found(frozen)).current()
+        assert named in caught.value.message
+        assert "CANARY" not in f"{caught.value!r} {caught.value.hint} {caught.value.__context__!r}"
+
+    asyncio.run(run())
+
+
+def test_malformed_keys_do_not_replace_those_at_hand() -> None:
+    async def run() -> None:
+        clock = Clock()
+        credentials = Credentials(lambda: None, found=Found(OLD, Frozen("new\n", "s", None), NEW), clock=clock)
+        first = await credentials.current()
+        clock.now += KEYS_MAX_AGE
+        assert await credentials.current() is first
+        clock.now += KEYS_MAX_AGE
+        assert (await credentials.current()).access_key == "new"
+
+    asyncio.run(run())
+
+
+def test_the_reason_of_the_sdk_is_told() -> None:
+    def load() -> object:
+        raise UnauthorizedSSOTokenError
+
+    async def run() -> None:
+        with pytest.raises(ConfigError) as caught:
+            await Credentials(load).current()
+        assert "UnauthorizedSSOTokenError: the SSO session associated" in caught.value.message
+        assert "aws sso login" in caught.value.hint
+
+    asyncio.run(run())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.support.canaries import canary
 
 from coatcheck.errors import ConfigError
+from coatcheck.pipeline.message import UNKNOWN_MS
 from coatcheck.sources.lambda_event import delivery
 
 STANDARD, FIFO = "arn:aws:sqs:eu-west-1:123456789012:logins", "arn:aws:sqs:eu-west-1:123456789012:logins.fifo"
@@ -48,6 +49,16 @@ def test_an_origin_outlives_a_redrive() -> None:
     origin = {"coatcheck-origin": {"stringValue": "id:first:1523000000000", "dataType": "String"}}
     (message,) = delivery({"Records": [record(1, messageAttributes=origin)]}).messages
     assert (message.origin, message.sent_ms) == ("id:first:1523000000000", 1523000000000)
+
+
+@pytest.mark.parametrize("told", [{}, {"SentTimestamp": "soon"}])
+def test_without_a_send_time_two_invocations_bring_one_identity(told: dict[str, str]) -> None:
+    events = [{"Records": [record(1, attributes=told)]} for _ in range(2)]
+    first, again = (delivery(event).messages[0] for event in events)
+    assert first.sent_ms == again.sent_ms == UNKNOWN_MS
+    assert first.origin is not None
+    assert first.origin == again.origin
+    assert first.origin.startswith("key:")
 
 
 def test_a_binary_attribute_is_none() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from tests.support.builders import SENT_MS, a_message, a_road, login_body
 
-from coatcheck.pipeline.message import Batch, Depth, Message, Rejected, Row
+from coatcheck.pipeline.message import Batch, Depth, Message, Reason, Reject, Rejected, Row
 from coatcheck.sinks.memory import MemorySink
 from coatcheck.sources.memory import MemorySource
 
@@ -215,7 +215,7 @@ def test_a_refused_row_has_no_effect_and_may_come_back_as_a_reject() -> None:
         batch = a_batch(1, 2)
         outcome = await sink.write(batch)
         assert (outcome.loaded, outcome.duplicates) == (1, 0)
-        assert outcome.refused == [(batch.rows[1], "22003")]
+        assert outcome.refused == [(batch.rows[1], Reject(Reason.REFUSED_BY_DATABASE, "22003"))]
         again = await sink.write(Batch(rejected=[a_road().refuse(row, code) for row, code in outcome.refused]))
         assert (again.quarantined, again.duplicates) == (1, 0)
         known = await sink.write(batch)

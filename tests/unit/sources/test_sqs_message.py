@@ -6,9 +6,9 @@ import pytest
 from tests.support.builders import a_ledger_hash, a_message
 from tests.support.scripted_sqs import SENT_MS, wire_message
 
-from coatcheck.pipeline.keying import ORIGIN_ATTRIBUTE, keyer, origin_for_body
-from coatcheck.pipeline.message import Message, size_of, size_of_all
-from coatcheck.sources.sqs_message import is_fifo, message_of
+from coatcheck.pipeline.keying import FOREVER, ORIGIN_ATTRIBUTE, keyer, origin_for_body, origin_of
+from coatcheck.pipeline.message import UNKNOWN_MS, Message, size_of, size_of_all
+from coatcheck.sources.sqs_message import is_fifo, message_of, tell_undated
 from coatcheck.sources.sqs_wire import WireAttribute, WireMessage
 
 DAY_MS = 86_400_000
@@ -16,11 +16,19 @@ ID = wire_message(1)["MessageId"]
 by_message_id = keyer("message_id", a_ledger_hash())
 
 
-def handed_out(*, sent_ms: int = SENT_MS, message_id: str = ID, origin: str | None = None, fifo: bool) -> Message:
-    attributes = {"SentTimestamp": str(sent_ms), "ApproximateReceiveCount": "2"}
+def handed_out(
+    *,
+    sent_ms: int | str | None = SENT_MS,
+    message_id: str = ID,
+    origin: str | None = None,
+    fifo: bool,
+    now_ms: int = SENT_MS + 5,
+) -> Message:
+    """Return a message as SQS hands it out; `sent_ms` None: it does not tell a SentTimestamp."""
+    attributes = {"ApproximateReceiveCount": "2"} | ({} if sent_ms is None else {"SentTimestamp": str(sent_ms)})
     custom = {} if origin is None else {ORIGIN_ATTRIBUTE: WireAttribute(origin)}
     wire = WireMessage(message_id, "receipt", "body", "", attributes, custom)
-    return message_of(wire, SENT_MS + 5, fifo=fifo)
+    return message_of(wire, now_ms, fifo=fifo)
 
 
 def key(message: Message) -> tuple[bytes, int]:
@@ -79,3 +87,40 @@ def test_a_body_is_as_large_as_its_utf8(body: str, size: int) -> None:
     assert size_of(body) == size
     assert size_of_all([a_message(body), a_message("x"), a_message(body)]) == 2 * size + 1
     assert size_of_all([]) == 0
+
+
+NO_TIME = [None, "", "0", "-1", "1.5", "soon", "9" * 16]
+
+
+@pytest.mark.parametrize("told", NO_TIME)
+@pytest.mark.parametrize("fifo", [False, True])
+@pytest.mark.parametrize("origin", [None, f"id:{ID}:0", f"id:{ID}:{SENT_MS - DAY_MS}", origin_for_body("body", 0)])
+def test_without_a_send_time_two_deliveries_have_one_key(told: str | None, origin: str | None, *, fifo: bool) -> None:
+    """The slot of a key must not come from the clock of whoever receives: a redelivery would be a new message."""
+    deliveries = [
+        handed_out(sent_ms=told, origin=origin, fifo=fifo, now_ms=SENT_MS + minutes * 60_000)
+        for minutes in (0, 1, 61, 60 * 24, 60 * 24 * 40)
+    ]
+    assert {message.sent_ms for message in deliveries} == {UNKNOWN_MS}
+    (known,) = {key(message) for message in deliveries}
+    assert known[1] == FOREVER
+
+
+def test_without_a_send_time_messages_differ_by_their_id() -> None:
+    others = [handed_out(sent_ms=None, message_id=f"id-{number}", fifo=False) for number in range(100)]
+    assert len({key(message) for message in others}) == 100
+
+
+def test_without_a_send_time_a_redriven_copy_is_its_original() -> None:
+    first = handed_out(sent_ms=None, fifo=False)
+    copy = handed_out(sent_ms=None, message_id="another", origin=origin_of(first), fifo=False)
+    moved = handed_out(sent_ms=None, message_id="another", origin=f"id:{ID}:0", fifo=False)
+    assert key(copy) == key(moved) == key(first)
+
+
+def test_a_missing_send_time_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    tell_undated.cache_clear()
+    for number in range(3):
+        handed_out(sent_ms=None, message_id=f"CANARY-{number}", fifo=False)
+    (line,) = [record for record in caplog.records if "SentTimestamp" in record.getMessage()]
+    assert "CANARY" not in repr(vars(line))

@@ -36,6 +36,18 @@ def test_an_answer_starts_it_anew() -> None:
     outage.note(AWAY)
 
 
+def test_it_tells_how_long_it_was() -> None:
+    clock = Clock()
+    outage = Outage(0.0, clock)
+    assert (outage.away, outage.over()) == (False, 0.0)
+    outage.note(AWAY)
+    clock.now += 5.0
+    outage.note(AWAY)
+    clock.now += 2.5
+    assert (outage.away, outage.over()) == (True, 7.5)
+    assert (outage.away, outage.over()) == (False, 0.0)
+
+
 def test_zero_is_for_ever() -> None:
     clock = Clock()
     outage = Outage(0.0, clock)

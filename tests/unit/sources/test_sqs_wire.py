@@ -245,3 +245,68 @@ def test_a_broken_batch_result_is_unavailable_and_shows_nothing() -> None:
         decode_batch(b'{"Failed":[{"Id":"CANARY')
     assert (caught.value.kind, caught.value.code) == ("unavailable", "BrokenResponse")
     assert caught.value.__context__ is None
+
+
+NAMESPACE = 'xmlns="http://queue.amazonaws.com/doc/2012-11-05/"'
+OLD_SERVERS = {
+    "ElasticMQ 1.2": (
+        400,
+        (
+            f"<ErrorResponse {NAMESPACE}>\n<Error>\n<Type>Sender</Type>\n<Code>MissingAction</Code>\n"
+            "<Message>MissingAction; see the SQS docs. CANARY</Message></Error></ErrorResponse>"
+        ),
+    ),
+    "LocalStack 2": (
+        500,
+        (
+            f"<?xml version='1.0' encoding='utf-8'?>\n<ErrorResponse {NAMESPACE}>"
+            "<Error><Code>InternalError</Code><Message>"
+            "exception while calling sqs with unknown operation: Operation detection failed. Missing Action in request "
+            "for query-protocol service ServiceModel(sqs).</Message></Error></ErrorResponse>"
+        ),
+    ),
+    "an answer in XML": (200, "<ReceiveMessageResponse><ReceiveMessageResult/></ReceiveMessageResponse>"),
+    "an answer with a mark": (
+        200,
+        f"\ufeff<?xml version='1.0'?><GetQueueUrlResponse {NAMESPACE}>CANARY</GetQueueUrlResponse>",
+    ),
+    "an unknown code": (404, f"<ErrorResponse {NAMESPACE}><Error><Code>SomethingElse</Code></Error></ErrorResponse>"),
+    "no code": (400, "<ErrorResponse>CANARY</ErrorResponse>"),
+}
+
+
+@pytest.mark.parametrize("server", OLD_SERVERS)
+def test_a_server_of_the_old_protocol_is_told_at_once(server: str) -> None:
+    status, text = OLD_SERVERS[server]
+    if status == 200:
+        with pytest.raises(SqsError) as caught:
+            decode_receive(text.encode())
+        error = caught.value
+        with pytest.raises(SqsError) as caught:
+            decode_batch(text.encode())
+        assert caught.value.message == error.message.replace("ReceiveMessage", "batch")
+    else:
+        error = refusal("ReceiveMessage", status, None, text.encode())
+    assert (error.kind, error.retryable) == ("invalid", False)
+    assert "the server speaks only the old query protocol" in error.message
+    assert "ElasticMQ 1.4, LocalStack 3.0" in error.hint
+    assert "CANARY" not in repr(vars(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (503, "<html><body>Bad gateway</body></html>", "unavailable"),
+        (502, "<?xml version='1.0'?><html/>", "unavailable"),
+        (503, "<ErrorResponse><Error><Code>ServiceUnavailable</Code></Error></ErrorResponse>", "unavailable"),
+        (500, "<ErrorResponse><Error><Code>Unheard</Code></Error></ErrorResponse>", "unavailable"),
+        (400, "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>", "throttled"),
+        (403, "<ErrorResponse><Error><Code>ExpiredToken</Code></Error></ErrorResponse>", "expired"),
+        (200, "<html>a portal</html>", "unavailable"),
+        (400, "{}", "invalid"),
+    ],
+)
+def test_other_answers_in_xml_are_what_they_were(status: int, text: str, kind: str) -> None:
+    error = refusal("ReceiveMessage", status, None, text.encode())
+    assert error.kind == kind
+    assert "query protocol" not in error.message

@@ -97,7 +97,7 @@ def test_each_distinct_token_once_in_order() -> None:
 
 
 def test_nothing_is_kept_of_what_is_absent() -> None:
-    batch = kept(a_store(), {}, {"name": None}, {"kept": "x", "note": "y", "loose": "z"})
+    batch = kept(a_store(), {"kept": None}, {"name": None}, {"kept": "x", "note": "y", "loose": "z"})
     assert (batch.vault, batch.aliases) == ([], [])
 
 

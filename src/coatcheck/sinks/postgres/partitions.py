@@ -154,6 +154,7 @@ class _Partition(NamedTuple):
     name: str
     span: Span | None  # None: the default partition
     owner: str  # of the table
+    identified: bool  # REPLICA IDENTITY FULL
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -173,7 +174,11 @@ def _partitions(connection: psycopg.Connection[Any], table: str, by: Partitionin
             hint="a table is partitioned when it is created: let `coatcheck migrate` make a new one, move the rows, "
             "or leave partition_by out",
         )
-    return [_Partition(schema, name, _span(bounds), owner) for owner, _, schema, name, bounds in found if name]
+    return [
+        _Partition(schema, name, _span(bounds), owner, identified)
+        for owner, _, schema, name, bounds, identified in found
+        if name
+    ]
 
 
 def _span(bounds: str) -> Span | None:
@@ -251,6 +256,8 @@ class _Work:
         for other in others:  # who makes it may be a member of the owner; it is to be dropped by him, too
             owner = sql.SQL("; ALTER TABLE {} OWNER TO {}")
             statement += owner.format(table_identifier(name), sql.Identifier(other.owner))
+            if other.identified:  # it is published, and rows of the new one are to be changed, too
+                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(name))
         if self._done(f"partition {name} is missing", statement) is not None:
             self.made.append(name)
 
@@ -334,14 +341,24 @@ class _Work:
 
 
 def _hint(error: psycopg.Error, table: str) -> str:
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"run it as the owner of {table}, who is a member of coatcheck_owner"
-    if isinstance(error, psycopg.errors.LockNotAvailable):
-        return f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again"
-    if isinstance(error, psycopg.errors.CheckViolation):
-        return f"rows of its time came into {other_name(table)} at this moment; run it again"
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return "somebody has taken it out at this moment: it is his"
-    if isinstance(error, psycopg.errors.DuplicateTable):
-        return "a table of this name exists and is no partition for this time: rename it"
-    return "see PostgreSQL's log"
+    hints: tuple[tuple[type[psycopg.Error], str], ...] = (
+        (psycopg.errors.InsufficientPrivilege, f"run it as the owner of {table}, who is a member of coatcheck_owner"),
+        (
+            psycopg.errors.LockNotAvailable,
+            f"the table was in use for longer than {_LOCK_TIMEOUT}, and nothing more was tried; run it again",
+        ),
+        (
+            psycopg.errors.ObjectNotInPrerequisiteState,
+            "if it is published, it needs a replica identity: `coatcheck check` shows the statement",
+        ),
+        (
+            psycopg.errors.CheckViolation,
+            f"rows of its time came into {other_name(table)} at this moment; run it again",
+        ),
+        (psycopg.errors.UndefinedTable, "somebody has taken it out at this moment: it is his"),
+        (
+            psycopg.errors.DuplicateTable,
+            "a table of this name exists and is no partition for this time: rename it",
+        ),
+    )
+    return next((hint for kind, hint in hints if isinstance(error, kind)), "see PostgreSQL's log")

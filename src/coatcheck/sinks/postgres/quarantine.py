@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row
@@ -13,12 +14,15 @@ from psycopg.rows import class_row
 from coatcheck.pipeline.columns import Column
 from coatcheck.pipeline.message import Batch, DataKey, Message, Reject, Sealed
 from coatcheck.sinks.postgres import arrays
+from coatcheck.sinks.postgres.faults import FaultError, fault_of
 from coatcheck.sinks.postgres.sink import compose, vault_lists
+from coatcheck.sinks.postgres.trial import ENOUGH
 from coatcheck.sql import query
 from coatcheck.sql.connection import connect, translated
-from coatcheck.sql.sqlstate import Verdict, sqlstate_of, stop_error, verdict
+from coatcheck.sql.sqlstate import stop_error
 
 _PAGE = 500
+_ACTION = "load from the quarantine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,23 @@ class Selection:
 class Quarantine:
     """The quarantine of one pipeline. Use as a context manager; methods raise UnreachableError and ConfigError.
 
-    `kid` is the token key that what is loaded is masked under.
+    `kid` is the token key that what is loaded is masked under. `accept_suppressed` takes rows for loaded that a trigger
+    or rule of the table keeps out.
     """
 
     def __init__(
-        self, dsn: str, table: str, columns: Sequence[Column], *, kid: str = "", pipeline: str = "default"
+        self,
+        dsn: str,
+        table: str,
+        columns: Sequence[Column],
+        *,
+        kid: str = "",
+        pipeline: str = "default",
+        accept_suppressed: bool = False,
     ) -> None:
-        self._kid, self._pipeline = kid, pipeline
+        self._kid, self._pipeline, self._accept = kid, pipeline, accept_suppressed
+        self._passes = False
+        self._suspects: list[tuple[Held, FaultError]] = []
         self._connection = connect(dsn)
         with translated("connect to the quarantine"):
             self._connection.execute("SET synchronous_commit = on")  # what is opened is on the disk first
@@ -113,31 +127,70 @@ class Quarantine:
             found = self._connection.execute(query(name), parameters).fetchone()
         return found[0] if found else None
 
-    def load(self, held: Held, batch: Batch) -> str | None:
+    def load(self, held: Held, batch: Batch) -> Reject | None:
         """Insert the one row of `batch` with what the vault keeps of it, and mark the entry loaded, once.
 
-        Returns None, or the SQLSTATE of a refused row.
+        A row whose key the ledger knows by now adds nothing. Returns None, or the reject of a refused row, which stays
+        held; if the system may be at fault, `settle` tells later. Raises UnreachableError, ConfigError: no row is at
+        fault, or too many are refused and none has passed.
         """
-        values = batch.rows[0].values
-        parameters: dict[str, Any] = {
+        fault = self._try(self._parameters(held, batch))
+        if fault is None:
+            if self._passes:
+                self.settle()
+            return None
+        if not (fault.proven or fault.likely or self._passes):
+            self._suspects.append((held, fault))
+            if len(self._suspects) >= ENOUGH:
+                self.settle()
+        return fault.reject
+
+    def _parameters(self, held: Held, batch: Batch) -> dict[str, Any]:
+        row = batch.rows[0]
+        fields = zip(self._encoders, row.values, strict=True)
+        return {
             "request": self._request,
             "quarantine_id": held.quarantine_id,
             "kid": self._kid,
-        } | vault_lists(batch)
-        parameters |= {
-            f"c{i}": encode((value,)) for i, (encode, value) in enumerate(zip(self._encoders, values, strict=True))
+            "key": UUID(bytes=row.key),
+            "slot": row.slot,
+            "known": row.key == held.key,
+            "accept": self._accept,
+            **vault_lists(batch),
+            **{f"c{i}": encode((value,)) for i, (encode, value) in enumerate(fields)},
         }
+
+    def _try(self, parameters: dict[str, Any]) -> FaultError | None:
         try:
-            self._connection.execute(self._load, parameters)
+            for loaded, suppressed in self._connection.execute(self._load, parameters):  # none if it was loaded before
+                self._passes = self._passes or loaded + suppressed > 0
         except psycopg.Error as error:
-            code = sqlstate_of(error)
-            if verdict(code) is Verdict.BISECT:
-                return code
-            raise stop_error(error, "load from the quarantine") from None
+            fault = fault_of(error, _ACTION)
+            if fault is None:
+                raise stop_error(error, _ACTION) from None
+            return fault
         return None
 
+    def settle(self) -> None:
+        """Note the further try of entries that were refused, if another was loaded; call it when all were tried.
+
+        Raises UnreachableError, ConfigError: none was loaded, so the fault is the system's. The entries stay as they
+        were.
+        """
+        suspects, self._suspects = self._suspects, []
+        if not self._passes:
+            for _, fault in suspects:
+                if fault.stop is not None:
+                    raise fault.stop
+        for held, fault in suspects:
+            self._note(held, fault.reject)
+
     def rejected_again(self, held: Held, reject: Reject) -> None:
-        """Note a further try that failed."""
+        """Note a further try that failed, unless `settle` is to note it."""
+        if not any(held is suspect for suspect, _ in self._suspects):
+            self._note(held, reject)
+
+    def _note(self, held: Held, reject: Reject) -> None:
         parameters: dict[str, Any] = {"request": self._request, "quarantine_id": held.quarantine_id}
         parameters |= {"reason": str(reject.reason), "detail": reject.detail}
         with translated("write to the quarantine"):

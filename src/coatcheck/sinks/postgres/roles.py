@@ -37,7 +37,7 @@ ROLES = {
 
 _TRIES = 10  # of a statement that met the same one of another database's migration
 _IS_OWNER = "SELECT pg_has_role('coatcheck_owner', 'USAGE')"
-_LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for a table: it gives up before they notice
+LOCK_TIMEOUT = "2s"  # loaders queue behind a statement that waits for a table: it gives up before they notice
 _AGAIN = (
     psycopg.errors.InternalError_,  # tuple concurrently updated
     psycopg.errors.UniqueViolation,
@@ -82,7 +82,7 @@ class _Installer:
         for _ in range(_TRIES):
             try:
                 with self._connection.transaction():
-                    self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+                    self._connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'".encode())
                     self._connection.execute(statement.encode())
             except _AGAIN:
                 continue
@@ -134,6 +134,14 @@ class _Installer:
             self.granted.remove(statement)
             self.refused.append(statement)
 
+    def take_back(self, table: str, columns: Sequence[Column]) -> None:
+        """Take from coatcheck's roles, and from everybody, what they should not have, whoever granted it."""
+        for mend in _taken_back(self._connection, table, columns):
+            self.run(mend)
+        # of what another role granted, or owns, PostgreSQL takes nothing back with a warning only
+        for mend in _taken_back(self._connection, table, columns):
+            self._without_effect(mend)
+
     def grant(self, table: str, columns: Sequence[Column]) -> None:
         """Grant what is missing. Some of it shows only when the rest is there."""
         tried: set[str] = set()
@@ -147,7 +155,9 @@ class _Installer:
 
 
 def install(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> Roles:
-    """Make the roles that are missing, give them what they lack, and hand coatcheck's schema to its owner.
+    """Make the roles that are missing, give and take what they lack and should not have, hand the schema to its owner.
+
+    Each statement is a transaction of its own: loaders queue behind locks. A run that was cut short is done again.
 
     What this user may not do is left, and told: rows can be loaded without any role. `connection` is in autocommit
     mode. Whoever calls it keeps other runs in this database out meanwhile.
@@ -157,6 +167,7 @@ def install(connection: psycopg.Connection[Any], table: str, columns: Sequence[C
         installer.create(name)
     if not installer.refused:
         installer.hand_over()
+    installer.take_back(table, columns)
     installer.grant(table, columns)
     return Roles(*map(tuple, (installer.created, installer.granted, installer.refused, installer.busy)))
 
@@ -181,12 +192,16 @@ def missing_roles(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def _problems(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[_Problem]:
-    """Return the privileges that are missing or in excess (kind), of which role, and the statements that mend it."""
+    """Return the privileges that are missing or in excess, of which role, and the statements that mend it.
+
+    `grants.sql` says what each kind is.
+    """
     schema, _, name = table.rpartition(".")
     view = view_name(table).rpartition(".")[2]
     found = connection.execute(query("table_schema"), {"schema": schema or None, "name": name}).fetchone()
+    stored = [column.name for column in columns if column.stored]
     masked = [column.name for column in columns if column.stored and column.scheme]
-    at = {"schema": found[0] if found else None, "table": name, "view": view, "masked": masked}
+    at = {"schema": found[0] if found else None, "table": name, "view": view, "masked": masked, "stored": stored}
     return [_Problem(*row) for row in connection.execute(query("grants"), at).fetchall()]
 
 
@@ -194,13 +209,28 @@ def _missing(connection: psycopg.Connection[Any], table: str, columns: Sequence[
     return [problem.mend for problem in _problems(connection, table, columns) if problem.kind == "missing"]
 
 
+def _taken_back(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[str]:
+    """Return the statements that take back what coatcheck's own roles, and everybody, have too much."""
+    problems = _problems(connection, table, columns)
+    ours = {None, *(PREFIX + role for role in ROLES)}
+    return [
+        problem.mend
+        for problem in problems
+        if problem.kind == "excess" or (problem.kind == "harmless" and problem.role in ours)
+    ]
+
+
 def inspect(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[Finding]:
-    """Return what is wrong with the roles, and with what this user may do beyond loading: all of it advice."""
+    """Return what is wrong with the roles, and with what this user may do beyond loading.
+
+    A privilege in the schema coatcheck that its holder should not have is an error, unless it is harmless. What is
+    missing is advice: rows are loaded without it.
+    """
+    problems = _problems(connection, table, columns)
     absent = missing_roles(connection)
     if absent:
         hint = "run `coatcheck migrate` as a user that may create roles; rows are loaded without them"
-        return [_advice(f"roles are missing: {', '.join(absent)}", hint)]
-    problems = _problems(connection, table, columns)
+        return [_advice(f"roles are missing: {', '.join(absent)}", hint), *_excess(problems)]
     return [*_lacking(problems), *_excess(problems), *_reads_the_vault(connection)]
 
 
@@ -215,9 +245,14 @@ def _lacking(problems: Iterable[_Problem]) -> list[Finding]:
 
 def _excess(problems: Iterable[_Problem]) -> list[Finding]:
     return [
-        _advice(f"{problem.role or 'everybody'} should not have {problem.what}", problem.mend)
+        Finding(
+            "database",
+            "advice" if problem.kind == "harmless" else "error",
+            f"{problem.role or 'everybody'} should not have {problem.what}",
+            problem.mend,
+        )
         for problem in problems
-        if problem.kind == "excess"
+        if problem.kind in ("excess", "foreign", "harmless")
     ]
 
 

@@ -12,12 +12,13 @@ import psycopg
 from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
-from coatcheck.pipeline.columns import Column, ColumnType, Kind
-from coatcheck.sinks.postgres import partitions, roles
+from coatcheck.pipeline.columns import Column
+from coatcheck.sinks.postgres import partitions, roles, target_findings
 from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
+from coatcheck.sinks.postgres.target_catalog import named
 from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline
@@ -30,14 +31,6 @@ CREATE SCHEMA IF NOT EXISTS coatcheck;
 CREATE TABLE IF NOT EXISTS coatcheck.migration (
     version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())
 """
-_SPELLED = {"character varying": "varchar", "timestamp with time zone": "timestamptz"}
-_WIDER = {
-    Kind.VARCHAR: {"text", "varchar"},
-    Kind.TEXT: {"varchar"},
-    Kind.INTEGER: {"bigint", "numeric"},
-    Kind.BIGINT: {"numeric"},
-    Kind.NUMERIC: {"numeric"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +49,16 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """What the database looks like to this user: schema version (None: never migrated) and everything that is wrong."""
+    """What the database looks like to this user: schema version (None: never migrated) and everything that is wrong.
+
+    `stops` are the errors with which `run` does not start. Other errors break a promise to people, as a privilege
+    in excess does, and not the road: loading goes on.
+    """
 
     version: int | None
     server: str
     findings: tuple[Finding, ...] = ()
+    stops: tuple[Finding, ...] = ()
 
 
 def _wrong(what: str, hint: str) -> Finding:
@@ -82,29 +80,43 @@ def migrate(
     The database takes note of the `pipeline` (whose table is `table`) and of its masked columns.
 
     With `constrain` an existing table gets the checks of its masked columns. `epochs` get their partitions in the
-    vault; a new table is partitioned as `by` says. Each migration is one transaction; runs take turns by an advisory
-    lock. Raises UnreachableError, ConfigError.
+    vault; a new table is partitioned as `by` says. All of this is one transaction: a failure leaves the schema and the
+    target as they were. Runs take turns by an advisory lock.
+
+    What follows the commit cannot break the schema, and the next run takes it up where this one stopped: new checks
+    are validated while loaders write (or dropped again, where rows break them), roles and privileges are granted one
+    statement at a time, and the ledger is pruned. Raises UnreachableError, ConfigError.
     """
     with connect(dsn) as connection, translated("migrate the database"):
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
+            target_findings.refuse_misplaced(connection, table)
             applied = _apply(connection)
-            created = not _table_columns(connection, table)
-            if created:
-                connection.execute(create_table(table, columns, *([partitions.partition_by(by)] if by else [])))
-                if by:
-                    partitions.fill(connection, table, by)
+            created = _make_target(connection, table, columns, by)
             register.put(connection, _at_home(connection, table, pipeline), columns)
-        constrained = _constrain(connection, table, columns) if constrain else ()
-        with connection.transaction():
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
-        with connection.transaction():
-            pruned = connection.execute(query("prune")).fetchone()
+            constrained = _add_checks(connection, table, columns) if constrain else ()
+        if constrain:
+            _validate(connection, table, columns, constrained)
         with turn(dsn):
             made = roles.install(connection, table, columns)
+        with connection.transaction():
+            pruned = connection.execute(query("prune")).fetchone()
     return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained, made)
+
+
+def _make_target(
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], by: Partitioning | None
+) -> bool:
+    """Make the target table with its partitions, unless there is one; tell whether it was made."""
+    if _table_columns(connection, table):
+        return False
+    connection.execute(create_table(table, columns, *([partitions.partition_by(by)] if by else [])))
+    if by:
+        partitions.fill(connection, table, by)
+    return True
 
 
 @contextmanager
@@ -171,32 +183,47 @@ def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
         except psycopg.errors.InvalidTableDefinition:  # that of an earlier rotation, when the columns were others
             connection.execute(sql.SQL("DROP VIEW {}").format(table_identifier(view)))
             connection.execute(create)
-        for (grantee,) in connection.execute(query("table_readers"), _named(table)).fetchall():
+        for (grantee,) in connection.execute(query("table_readers"), named(table)).fetchall():
             role = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
             connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_identifier(view), role))
         roles.hand_over_view(connection, table, columns)
     return view
 
 
-def _constrain(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> tuple[str, ...]:
+def _add_checks(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Add the checks that are missing, without a look at the rows there are; return their names."""
     present = _checks(connection, table)
     added = []
-    for name, add, validate in add_checks(table, columns):
+    for name, add, _ in add_checks(table, columns):
         if name not in present:
             connection.execute(add)
             added.append(name)
-        connection.execute(validate)
     return tuple(added)
 
 
 def _at_home(connection: psycopg.Connection[Any], table: str, pipeline: Pipeline) -> Pipeline:
     """Return the pipeline with its table as the database knows it."""
-    found = connection.execute(query("table_schema"), _named(table)).fetchone()
+    found = connection.execute(query("table_schema"), named(table)).fetchone()
     return replace(pipeline, schema=found[0] if found else "", table=table.rpartition(".")[2])
 
 
+def _validate(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], added: Sequence[str]) -> None:
+    """Hold the rows there are against the checks; if one fails, drop those that were added. Raises psycopg.Error."""
+    try:
+        for _, _, validate in add_checks(table, columns):
+            connection.execute(validate)
+    except psycopg.Error:
+        if added and not connection.closed:
+            drops = [sql.SQL("DROP CONSTRAINT IF EXISTS {}").format(sql.Identifier(name)) for name in added]
+            drop = sql.SQL("ALTER TABLE {} {}").format(table_identifier(table), sql.SQL(", ").join(drops))
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = '{roles.LOCK_TIMEOUT}'".encode())
+                connection.execute(drop)
+        raise
+
+
 def _checks(connection: psycopg.Connection[Any], table: str) -> set[str]:
-    return {name for (name,) in connection.execute(query("table_checks"), _named(table))}
+    return {name for (name,) in connection.execute(query("table_checks"), named(table))}
 
 
 def _too_new(at: int) -> CoatcheckError:
@@ -224,12 +251,7 @@ def version(dsn: str) -> int | None:
 
 
 def _table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
-    return connection.execute(query("table_columns"), _named(table)).fetchall()
-
-
-def _named(table: str) -> dict[str, str | None]:
-    schema, _, name = table.rpartition(".")
-    return {"schema": schema or None, "name": name}
+    return connection.execute(query("table_columns"), named(table)).fetchall()
 
 
 def inspect(
@@ -244,20 +266,40 @@ def inspect(
         try:
             findings: list[Finding] = []
             version = _readable_version(connection, findings)
-            actual = _table_columns(connection, table)
-            findings += table_findings(table, columns, actual)
-            findings += [
-                _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
-                for verb, name in connection.execute(query("privileges"), _named(table)).fetchall()
-            ]
-            findings += _advice(connection, table, columns, version)
-            findings += _partition_findings(connection, table, by) if by and actual else []
+            findings += _target(connection, table, columns, partitioned=by is not None)
             if version == newest():
                 findings += _register_findings(connection, pipeline, table, columns)
+            stops = tuple(finding for finding in findings if finding.level == "error")
+            findings += _advice(connection, table, columns, version)
+            findings += _partition_findings(connection, table, by) if by and _table_columns(connection, table) else []
+            if version == newest():
                 findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
             raise stop_error(error, "inspect the database") from None
-    return SchemaState(version, server, tuple(findings))
+    return SchemaState(version, server, tuple(findings), stops)
+
+
+def _target(
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool
+) -> list[Finding]:
+    """Return what keeps rows out of the target table, what may, and the privileges that this user lacks."""
+    findings = []
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '2s'")  # a worker that starts need not wait for the table
+            findings += target_findings.inspect(connection, table, columns)
+            findings += target_findings.replica_identities(connection, table, columns, partitioned=partitioned)
+    except psycopg.errors.LockNotAvailable:
+        what = f"the target table {table} is locked by somebody else: it was not looked at"
+        return [Finding("database", "advice", what, "run `coatcheck check` again when it is free")]
+    at = named(table) | {"columns": [column.name for column in columns if column.stored]}
+    findings += [
+        _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")
+        for verb, name in connection.execute(query("privileges"), at).fetchall()
+    ]
+    if all(finding.level != "error" for finding in findings):
+        findings += target_findings.probe(connection, table, columns)
+    return findings
 
 
 def _register_findings(
@@ -326,47 +368,14 @@ def _partition_findings(connection: psycopg.Connection[Any], table: str, by: Par
         yield Finding("database", "advice", f"partitions are missing: {', '.join(missing)}", hint)
 
 
-def table_findings(table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]) -> list[Finding]:
-    """Return how the target table (name, type, "must be filled" of each column) differs from the configured columns."""
-    if not actual:
-        return [_wrong(f"the target table {table} is missing", "run `coatcheck migrate`, or create it")]
-    types = {name: text for name, text, _ in actual}
-    stored = [column for column in columns if column.stored]
-    findings = []
-    for column in stored:
-        if column.name not in types:
-            hint = f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type.sql}, or leave it out of [columns]"
-            findings.append(_wrong(f"{table} has no column {column.name}", hint))
-        elif not _holds(types[column.name], column.type):
-            what = f"{table}.{column.name} is {types[column.name]}, [columns] says {column.type.sql}"
-            findings.append(_wrong(what, "change the table or the configuration"))
-    named = {column.name for column in stored}
-    findings += [
-        _wrong(f"{table}.{name} is NOT NULL without a default, and [columns] does not fill it", "give it a default")
-        for name, _, needed in actual
-        if needed and name not in named
-    ]
-    return findings
-
-
-def _holds(actual: str, wanted: ColumnType) -> bool:
-    """Whether a column of type `actual` (as format_type writes it) takes every value of type `wanted`."""
-    if actual.endswith("[]"):
-        return False
-    base, _, rest = actual.partition("(")
-    base = _SPELLED.get(base.strip(), base.strip())
-    length = int(rest.rstrip(")").split(",")[0]) if rest and base == "varchar" else None
-    if base == wanted.kind or base in _WIDER.get(wanted.kind, ()):
-        if base == "numeric":
-            return not rest
-        return length is None or (wanted.length is not None and length >= wanted.length)
-    return False
-
-
 def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default") -> None:
-    """Refuse to start on a schema that does not fit. Raises ConfigError naming the first finding."""
+    """Refuse to start on a schema that does not fit; warn of other errors. Raises ConfigError naming the first one."""
     state = inspect(dsn, table, columns, pipeline=pipeline)
-    wrong = [finding for finding in state.findings if finding.level == "error"]
-    if wrong:
-        first, more = wrong[0], len(wrong) - 1
+    if state.stops:
+        first, more = state.stops[0], len(state.stops) - 1
         raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)
+    errors = sum(finding.level == "error" for finding in state.findings)
+    if errors:
+        _log.warning(
+            "the database has errors that do not stop loading: see `coatcheck check`", extra={"errors": errors}
+        )

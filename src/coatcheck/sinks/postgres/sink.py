@@ -1,7 +1,7 @@
 """The sink: one statement a batch, which is one transaction; the ledger in it makes the effect happen once.
 
-Errors are sorted by SQLSTATE: what may pass is retried with the same batch, a row at fault is found by bisecting and
-handed back, anything else stops with a hint. After a commit whose answer was lost, the retry meets its own ledger
+What may pass is retried with the same batch, a row at fault is found and handed back (see `trial`), and anything else
+stops with a hint. After a commit whose answer was lost, the retry meets its own ledger
 entries and adds nothing.
 """
 
@@ -9,30 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from coatcheck.errors import UnreachableError
+from coatcheck.ops.logs import NOTICE
 from coatcheck.ops.metrics import Metrics
 from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
+from coatcheck.sinks.postgres.evidence import Evidence
+from coatcheck.sinks.postgres.faults import fault_of, too_slow
+from coatcheck.sinks.postgres.trial import Trial, Written, without_repeats
 from coatcheck.sql import query
 from coatcheck.sql.connection import conninfo
-from coatcheck.sql.sqlstate import CANCELLED, READ_ONLY, Verdict, sqlstate_of, stop_error, verdict
+from coatcheck.sql.sqlstate import READ_ONLY, TAKES_TOO_LONG, Verdict, sqlstate_of, stop_error, verdict
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _UPKEEP_EVERY_S, _UPKEEP_MOST_S = 86_400.0, 15.0
 _SLOW_S = 30.0
-_HALVE_AFTER = 3  # tries that ran into statement_timeout
+_HALVE_AFTER, _HALVE_LATE = 3, 8  # tries; the first of those that took too long
+_ACTION = "write to the database"
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 5.0
 _CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
 
@@ -112,25 +120,17 @@ def _lists(batch: Batch, encoders: Sequence[Callable[[Sequence[Any]], arrays.Bin
         "nonces": arrays.byteas([value.nonce for value in sealed]),
         "ciphertexts": arrays.byteas([value.ciphertext for value in sealed]),
         "messages": len(taken),
-        "oldest_ms": min([entry.message.sent_ms for entry in taken]),
+        "oldest_ms": _oldest_ms(taken),
     }
 
 
-def _without_repeats(batch: Batch) -> Batch:
-    """Keep the first message of each key: the queue may deliver one twice into the same batch."""
-    keys = {row.key for row in batch.rows} | {entry.key for entry in batch.rejected}
-    if len(keys) == len(batch):
-        return batch
-    seen: set[bytes] = set()
-    known = seen.add
-    rows = [row for row in batch.rows if not (row.key in seen or known(row.key))]
-    rejected = [entry for entry in batch.rejected if not (entry.key in seen or known(entry.key))]
-    return _part(batch, rows, rejected)
-
-
-def _part(batch: Batch, rows: list[Row], rejected: list[Rejected]) -> Batch:
-    """Some of the rows and rejects of `batch` with all that goes along: what is not needed is known or harmless."""
-    return Batch(rows, rejected, batch.data_keys, batch.vault, batch.aliases, batch.trace)
+def _oldest_ms(taken: Sequence[Row | Rejected]) -> int:
+    """Return the first send time of a batch; a message whose send time is unknown counts from its receive."""
+    oldest_ms = min([entry.message.sent_ms for entry in taken])
+    if oldest_ms >= 0:
+        return oldest_ms
+    messages = [entry.message for entry in taken]
+    return min(message.received_ms if message.sent_ms < 0 else message.sent_ms for message in messages)
 
 
 class PostgresSink:
@@ -139,7 +139,7 @@ class PostgresSink:
     `give_up_seconds` bounds how long an outage is waited out (0: for ever); then UnreachableError. `kid` is the token
     key that the rows were masked under, `pipeline` the name under which batches and rejects are kept. With `upkeep` it
     does that once a day, if this user may: the ledger forgets what SQS has forgotten, and the vault gets partitions
-    for the `epochs` to come.
+    for the `epochs` to come. `accept_suppressed` takes rows for written that a trigger or rule of the table keeps out.
     """
 
     def __init__(
@@ -156,22 +156,26 @@ class PostgresSink:
         pipeline: str = "default",
         epochs: Callable[[], Sequence[int]] = tuple,
         upkeep: bool = True,
+        accept_suppressed: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._conninfo = conninfo(dsn)
         stored = [column for column in columns if column.stored]
         self._statement = compose("write_batch", table, stored)
+        self._insert = compose("try_row", table, stored)
+        self._evidence = Evidence(self._try_row, company=connections > 1)
         self._encoders = [arrays.encoding(column)[1] for column in stored]
         self._prepare = prepare
         self._give_up = give_up_seconds
-        self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._epochs = epochs
-        self._always = {"pipeline": pipeline, "worker": self._worker, "kid": kid}
+        worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+        self._always = {"pipeline": pipeline, "worker": worker, "kid": kid, "accept": accept_suppressed}
         self._idle: asyncio.Queue[psycopg.AsyncConnection[Any] | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
         self._connections: set[psycopg.AsyncConnection[Any]] = set()
+        self._away_since: float | None = None
         self._keeps, self._upkeep_at = upkeep, time.monotonic() + _UPKEEP_EVERY_S
 
     async def open(self) -> None:
@@ -223,61 +227,80 @@ class PostgresSink:
         """
         if self._keeps and time.monotonic() > self._upkeep_at:
             await self._upkeep()
-        outcome = Outcome()
-        distinct = _without_repeats(batch)
-        await self._write(distinct, outcome)
-        outcome.duplicates = len(batch) - outcome.loaded - outcome.quarantined - len(outcome.refused)
-        return outcome
+        distinct = without_repeats(batch)
+        repeats = len(batch) - len(distinct)
+        trial = Trial(commit=self._commit, verify=self._verify, convicts=self._evidence.convicts, repeats=repeats)
+        return await trial.run(distinct)
 
-    async def _write(self, batch: Batch, outcome: Outcome) -> None:
-        if not len(batch):
-            return
+    async def _commit(self, batch: Batch, repeats: int) -> Written:
+        """Run the statement until it commits. Raises FaultError, or what no retry mends."""
+        parameters = self._parameters(batch, repeats)
         try:
-            loaded, quarantined, erasures = await self._commit(batch)
-        except _RowAtFaultError as fault:
-            if len(batch) == 1:
-                if batch.rejected:  # quarantine itself fails: no single message's fault
-                    raise UnreachableError(
-                        f"cannot write to quarantine: PostgreSQL answers {fault.sqlstate}",
-                        hint="coatcheck's own tables were changed; `coatcheck check` shows the schema version",
-                    ) from None
-                outcome.refused.append((batch.rows[0], fault.sqlstate))
-                batch.trace.event("refused", sqlstate=fault.sqlstate)
-                return
-            batch.trace.event("bisected", sqlstate=fault.sqlstate, messages=len(batch))
-            for part in _halves(batch):
-                await self._write(part, outcome)
-            outcome.erasures = 0  # its parts may have seen different numbers
-            return
-        outcome.loaded += loaded
-        outcome.quarantined += quarantined
-        outcome.erasures = erasures
+            answer = await self._until_answered(lambda: self._patient_attempt(parameters), batch)
+        except psycopg.Error as error:
+            raise fault_of(error, _ACTION) or stop_error(error, _ACTION) from None
+        self._metrics.set("coatcheck_up", 1, "database")
+        age_s = time.time() - parameters["oldest_ms"] / 1000
+        self._metrics.set("coatcheck_oldest_message_age_seconds", max(0.0, age_s))
+        written = Written(*answer)
+        self._evidence.note(batch, written)
+        return written
 
-    async def _commit(self, batch: Batch) -> tuple[int, ...]:
-        """Run the statement until it commits. Raises _RowAtFaultError, or what no retry mends."""
-        parameters = _lists(batch, self._encoders) | self._always
-        wait, code, cancelled = _BACKOFF_FIRST_S, "none", 0
+    def _parameters(self, batch: Batch, repeats: int) -> dict[str, Any]:
+        parameters = _lists(batch, self._encoders)
+        parameters["messages"] += repeats
+        return parameters | self._always
+
+    async def _verify(self, batch: Batch) -> None:
+        """Raise what is wrong with the statement itself, whatever the rows: a missing privilege, say."""
+        parameters = self._parameters(batch, 0)
+        try:
+            await self._until_answered(
+                lambda: self._attempt(b"EXPLAIN " + self._statement, parameters), batch, whole=True
+            )
+        except psycopg.Error as error:
+            raise stop_error(error, _ACTION) from None
+
+    async def _try_row(self, values: Sequence[Any]) -> str | None:
+        """Insert one row and roll it back; return the SQLSTATE of its refusal, if any."""
+        fields = zip(self._encoders, values, strict=True)
+        parameters = {f"c{i}": encode((value,)) for i, (encode, value) in enumerate(fields)}
+
+        async def insert(connection: psycopg.AsyncConnection[Any]) -> None:
+            async with connection.transaction(force_rollback=True):
+                await connection.execute(self._insert, parameters)
+                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+        try:
+            await self._until_answered(lambda: self._with_connection(insert), Batch(), whole=True)
+        except psycopg.Error as error:
+            return sqlstate_of(error)
+        return None
+
+    async def _until_answered(self, attempt: Callable[[], Awaitable[T]], batch: Batch, *, whole: bool = False) -> T:
+        """Attempt until no error comes that may pass.
+
+        Raises psycopg.Error, UnreachableError after `give_up_seconds`, and, unless the batch must stay `whole`,
+        FaultError if its parts may succeed.
+        """
+        wait, code, tries = _BACKOFF_FIRST_S, "none", Counter[str]()
         try:
             async with asyncio.timeout(self._give_up or None):
                 while True:
+                    began = time.monotonic()
                     try:
-                        answer = await self._patient_attempt(parameters)
-                    except psycopg.Error as error:
-                        code = _passing(error)
-                    else:
-                        self._metrics.set("coatcheck_up", 1, "database")
-                        age_s = time.time() - parameters["oldest_ms"] / 1000
-                        self._metrics.set("coatcheck_oldest_message_age_seconds", max(0.0, age_s))
+                        answer = await attempt()
+                        self._say_back(began)
                         return answer
-                    self._metrics.set("coatcheck_up", 0, "database")
-                    self._metrics.add("coatcheck_database_errors_total", 1, code)
-                    batch.trace.event("again", sqlstate=code)
-                    cancelled += code == CANCELLED
-                    if cancelled >= _HALVE_AFTER and len(batch) > 1:  # it takes longer than statement_timeout
-                        raise _RowAtFaultError(code)
-                    _log.warning(
-                        "the database refuses a batch for now", extra={"sqlstate": code, "messages": len(batch)}
-                    )
+                    except psycopg.Error as error:
+                        code = sqlstate_of(error)
+                        if verdict(code) is not Verdict.RETRY:
+                            raise
+                        answered = error.sqlstate is not None
+                    tries[code] += answered
+                    self._tell_retry(batch, code)
+                    if not whole and len(batch) > 1 and tries[code] >= _halve_after(code):
+                        raise too_slow(code)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
                     wait = min(wait * 2, _BACKOFF_MOST_S)
         except TimeoutError:
@@ -286,13 +309,28 @@ class PostgresSink:
                 hint="nothing is lost: the messages come back; is PostgreSQL up?",
             ) from None
 
+    def _say_back(self, began: float) -> None:
+        """Log once that an outage is over, when an attempt has succeeded that was not under way before it."""
+        if self._away_since is not None and began >= self._away_since:
+            seconds = round(time.monotonic() - self._away_since, 1)
+            self._away_since = None
+            _log.log(NOTICE, "the database takes batches again", extra={"seconds": seconds})
+
+    def _tell_retry(self, batch: Batch, code: str) -> None:
+        self._away_since = self._away_since or time.monotonic()
+        self._metrics.set("coatcheck_up", 0, "database")
+        self._metrics.add("coatcheck_database_errors_total", 1, code)
+        batch.trace.event("again", sqlstate=code)
+        _log.warning("the database refuses a batch for now", extra={"sqlstate": code, "messages": len(batch)})
+
     async def _patient_attempt(self, parameters: dict[str, Any]) -> tuple[int, ...]:
         """Attempt the write; say so now and then if the database does not answer."""
+        began, waited = time.monotonic(), 0.0
         attempt = asyncio.ensure_future(self._attempt(self._statement, parameters))
-        waited = 0.0
         try:
             while not (await asyncio.wait({attempt}, timeout=_SLOW_S))[0]:
                 waited += _SLOW_S
+                self._away_since = self._away_since or began
                 _log.warning("the database has not answered a batch yet", extra={"seconds": waited})
             return attempt.result()
         finally:
@@ -301,13 +339,23 @@ class PostgresSink:
                 await asyncio.gather(attempt, return_exceptions=True)
 
     async def _attempt(self, statement: bytes, parameters: dict[str, Any]) -> tuple[int, ...]:
+        async def run(connection: psycopg.AsyncConnection[Any]) -> tuple[int, ...]:
+            cursor = await connection.execute(statement, parameters, prepare=self._prepare)
+            found = await cursor.fetchone()
+            if found is None:  # pragma: no cover - a SELECT without FROM over a table always answers
+                raise psycopg.InternalError
+            return tuple(found)
+
+        return await self._with_connection(run)
+
+    async def _with_connection(self, work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Do `work` with a connection that nobody else uses meanwhile; close it if it may not be used again."""
         connection = await self._idle.get()
         try:
             if connection is None or connection.closed:
                 connection = None
                 connection = await self._connect()
-            cursor = await connection.execute(statement, parameters, prepare=self._prepare)
-            found = await cursor.fetchone()
+            return await work(connection)
         except BaseException as error:
             if connection is not None and (connection.broken or not _usable_after(error)):
                 await connection.close()
@@ -315,9 +363,6 @@ class PostgresSink:
             raise
         finally:
             self._idle.put_nowait(connection)
-        if found is None:  # pragma: no cover - a SELECT without FROM over a table always answers
-            raise psycopg.InternalError
-        return tuple(found)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         connection = await psycopg.AsyncConnection.connect(
@@ -328,20 +373,11 @@ class PostgresSink:
         return connection
 
 
-class _RowAtFaultError(Exception):
-    def __init__(self, sqlstate: str) -> None:
-        self.sqlstate = sqlstate
-
-
-def _passing(error: psycopg.Error) -> str:
-    """Return the SQLSTATE of an error that may pass. Raises _RowAtFaultError, or what no retry mends."""
-    code = sqlstate_of(error)
-    decision = verdict(code)
-    if decision is Verdict.BISECT:
-        raise _RowAtFaultError(code) from None
-    if decision is Verdict.STOP:
-        raise stop_error(error, "write to the database") from None
-    return code
+def _halve_after(code: str) -> float:
+    """After how many answers with `code` the parts of a batch are tried apart: one row may be what meets it."""
+    if code in TAKES_TOO_LONG:
+        return _HALVE_AFTER
+    return _HALVE_LATE if code[:2] in ("40", "53", "55", "58") else math.inf
 
 
 def _usable_after(error: BaseException) -> bool:
@@ -350,15 +386,3 @@ def _usable_after(error: BaseException) -> bool:
     A session may stay read-only for all its life, though the database can be written to again.
     """
     return isinstance(error, psycopg.Error) and error.sqlstate != READ_ONLY
-
-
-def _halves(batch: Batch) -> list[Batch]:
-    """Split a batch that was refused: rejects and rows apart, then each in two halves, in order."""
-    rows, rejected = batch.rows, batch.rejected
-    if rejected and rows:
-        return [_part(batch, [], rejected), _part(batch, rows, [])]
-    middle = (len(batch) + 1) // 2
-    return [
-        _part(batch, rows[:middle], rejected[:middle]),
-        _part(batch, rows[middle:], rejected[middle:]),
-    ]

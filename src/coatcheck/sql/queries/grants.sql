@@ -1,5 +1,7 @@
 -- The privileges of coatcheck's roles: one row for each that is missing, with the statement that grants it, and for each
--- that a role (or everybody) has in the schema coatcheck and should not have, with the statement that takes it away.
+-- that a role (or everybody) has in the schema coatcheck and should not have, with the statement that takes it away:
+-- "excess" of a role of coatcheck's or of everybody, which `coatcheck migrate` takes away; "foreign" of anybody else's
+-- role, which a person takes away; "harmless" of either, which shows no sealed value and changes nothing.
 -- This is the catalogue: `coatcheck migrate` grants by it, `coatcheck check` checks by it. Who gives partitions of the
 -- target table new tokens works on each by itself, so that its privileges are needed on each.
 WITH target (oid, schema) AS (
@@ -68,6 +70,28 @@ WITH target (oid, schema) AS (
     SELECT role, to_regrole('coatcheck_' || role)::oid
     FROM unnest('{owner,loader,operator,analyst,revealer,approver,auditor,eraser,rotator}'::text[]) AS role
     WHERE to_regrole('coatcheck_' || role) IS NOT NULL
+), expected (role, verb, name, field) AS (
+    SELECT role, verb, name, NULL FROM object_grants
+    UNION ALL SELECT role, verb, name, field FROM column_grants WHERE schema = 'coatcheck'
+    UNION ALL SELECT role, verb, 'coatcheck', NULL FROM schemas WHERE name = 'coatcheck' AND verb = 'USAGE'
+), held (kind, name, field, on_what, owner, grantee, verb, grantable) AS (
+    SELECT 'schema', n.nspname::text, NULL::text, 'SCHEMA coatcheck', n.nspowner, acl.grantee, acl.privilege_type, acl.is_grantable
+    FROM pg_namespace AS n, aclexplode(n.nspacl) AS acl WHERE n.nspname = 'coatcheck'
+    UNION ALL
+    SELECT c.relkind::text, c.relname, NULL,
+           CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE '' END || format('%%I.%%I', 'coatcheck', c.relname),
+           c.relowner, acl.grantee, acl.privilege_type, acl.is_grantable
+    FROM pg_class AS c, aclexplode(c.relacl) AS acl WHERE c.relnamespace = to_regnamespace('coatcheck')
+    UNION ALL
+    SELECT 'column', c.relname, a.attname, format('%%I.%%I', 'coatcheck', c.relname),
+           c.relowner, acl.grantee, acl.privilege_type, acl.is_grantable
+    FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid, aclexplode(a.attacl) AS acl
+    WHERE c.relnamespace = to_regnamespace('coatcheck') AND NOT a.attisdropped
+    UNION ALL
+    SELECT 'function', p.proname, NULL, format('FUNCTION %%s', p.oid::regprocedure),
+           p.proowner, acl.grantee, acl.privilege_type, acl.is_grantable
+    FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS acl
+    WHERE p.pronamespace = to_regnamespace('coatcheck')
 )
 SELECT 'missing', 'coatcheck_' || role, format('%%s ON SCHEMA %%I', verb, n.nspname), format('GRANT %%s ON SCHEMA %%I TO coatcheck_%%s', verb, n.nspname, role)
 FROM schemas JOIN roles USING (role) JOIN pg_namespace AS n ON n.nspname = name
@@ -77,6 +101,9 @@ SELECT 'missing', 'coatcheck_' || role, format('%%s ON %%I.%%I', verb, schema, n
 FROM relations JOIN roles USING (role) JOIN pg_namespace AS n ON n.nspname = schema
 JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = name
 WHERE NOT has_table_privilege(roles.oid, c.oid, verb)
+  AND NOT (role = 'loader' AND verb = 'INSERT' AND schema = %(schema)s AND name = %(table)s  -- granted column by column
+           AND coalesce((SELECT bool_and(has_column_privilege(roles.oid, c.oid, a.attnum, 'INSERT'))
+                         FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = ANY (%(stored)s::text[])), false))
 UNION ALL
 SELECT 'missing', 'coatcheck_' || role, format('%%s (%%s) ON %%I.%%I', verb, string_agg(quote_ident(field), ', ' ORDER BY field), schema, name),
        format('GRANT %%s (%%s) ON %%I.%%I TO coatcheck_%%s', verb, string_agg(quote_ident(field), ', ' ORDER BY field), schema, name, role)
@@ -108,33 +135,23 @@ JOIN target ON target.oid IN (SELECT refobjid FROM pg_depend JOIN pg_rewrite AS 
 WHERE role = 'rotator' AND c.relowner <> roles.oid
   AND has_schema_privilege(roles.oid, n.oid, 'CREATE') AND has_table_privilege(roles.oid, target.oid, 'SELECT')
 UNION ALL
-SELECT 'excess', 'coatcheck_' || roles.role, format('%%s ON SCHEMA coatcheck', acl.privilege_type),
-       format('REVOKE %%s ON SCHEMA coatcheck FROM %%s', acl.privilege_type, coalesce('coatcheck_' || roles.role, 'PUBLIC'))
-FROM pg_namespace AS n, aclexplode(n.nspacl) AS acl LEFT JOIN roles ON roles.oid = acl.grantee
-WHERE n.nspname = 'coatcheck' AND (acl.grantee = 0 OR roles.role <> 'owner') AND acl.grantee <> n.nspowner
-  AND NOT EXISTS (SELECT FROM schemas AS s WHERE s.role = roles.role AND s.verb = acl.privilege_type AND s.name = n.nspname)
-UNION ALL
-SELECT 'excess', 'coatcheck_' || roles.role, format('%%s ON %%I.%%I', acl.privilege_type, n.nspname, c.relname),
-       format('REVOKE %%s ON %%I.%%I FROM %%s', acl.privilege_type, n.nspname, c.relname, coalesce('coatcheck_' || roles.role, 'PUBLIC'))
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, aclexplode(c.relacl) AS acl LEFT JOIN roles ON roles.oid = acl.grantee
-WHERE n.nspname = 'coatcheck' AND (acl.grantee = 0 OR roles.role <> 'owner') AND acl.grantee <> c.relowner
-  AND NOT EXISTS (SELECT FROM relations AS r WHERE r.role = roles.role AND r.verb = acl.privilege_type AND r.schema = n.nspname AND r.name = c.relname)
-UNION ALL
-SELECT 'excess', rolname, format('SELECT ON %%I.%%I', n.nspname, c.relname), format('REVOKE SELECT ON %%I.%%I FROM %%I', n.nspname, c.relname, rolname)
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, aclexplode(c.relacl) AS acl JOIN pg_roles ON pg_roles.oid = acl.grantee
-WHERE n.nspname = 'coatcheck' AND acl.privilege_type = 'SELECT' AND acl.grantee <> c.relowner AND acl.grantee NOT IN (SELECT oid FROM roles)
-  AND (c.relname = 'data_key' OR c.oid IN (SELECT relid FROM pg_partition_tree('coatcheck.vault')))  -- by ALTER DEFAULT PRIVILEGES
-UNION ALL
-SELECT 'excess', 'coatcheck_' || roles.role, format('EXECUTE ON FUNCTION %%s', p.oid::regprocedure),
-       format('REVOKE EXECUTE ON FUNCTION %%s FROM %%s', p.oid::regprocedure, coalesce('coatcheck_' || roles.role, 'PUBLIC'))
-FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS acl LEFT JOIN roles ON roles.oid = acl.grantee
-WHERE p.pronamespace = to_regnamespace('coatcheck') AND (acl.grantee = 0 OR roles.role <> 'owner') AND acl.grantee <> p.proowner
-  AND NOT EXISTS (SELECT FROM object_grants AS g WHERE g.role = roles.role AND g.verb = 'EXECUTE' AND g.name = p.proname)
-UNION ALL
-SELECT 'excess', 'coatcheck_' || roles.role, format('%%s (%%I) ON %%I.%%I', acl.privilege_type, a.attname, n.nspname, c.relname),
-       format('REVOKE %%s (%%I) ON %%I.%%I FROM %%s', acl.privilege_type, a.attname, n.nspname, c.relname, coalesce('coatcheck_' || roles.role, 'PUBLIC'))
-FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace,
-     aclexplode(a.attacl) AS acl LEFT JOIN roles ON roles.oid = acl.grantee
-WHERE n.nspname = 'coatcheck' AND (acl.grantee = 0 OR roles.role <> 'owner') AND acl.grantee <> c.relowner
-  AND NOT EXISTS (SELECT FROM column_grants AS g WHERE g.role = roles.role AND g.verb = acl.privilege_type AND g.schema = n.nspname AND g.name = c.relname AND g.field = a.attname)
+SELECT CASE WHEN harmless THEN 'harmless' WHEN holder.oid IS NULL OR roles.role IS NOT NULL THEN 'excess' ELSE 'foreign' END,
+       holder.rolname, format('%%s ON %%s', verb_of, on_what),
+       format('REVOKE %%s ON %%s FROM %%s', verb_of, on_what, coalesce(quote_ident(holder.rolname), 'PUBLIC'))
+       || CASE WHEN grantable THEN ' CASCADE' ELSE '' END
+FROM (
+    SELECT *, CASE WHEN field IS NULL THEN verb ELSE format('%%s (%%I)', verb, field) END AS verb_of,
+           (verb = 'SELECT' AND (name ~ '^(migration|batch|ledger(_[0-9]+|_forever)?|erased|policy|form|token_key)$' OR kind = 'S'))
+           OR (verb = 'USAGE' AND kind = 'schema')
+           OR (verb = 'EXECUTE' AND name IN ('figures', 'framed', 'audit_hash', 'clock')) AS harmless
+    FROM held
+) AS held
+LEFT JOIN pg_roles AS holder ON holder.oid = held.grantee
+LEFT JOIN roles ON roles.oid = held.grantee
+WHERE (held.grantee = 0 OR holder.oid IS NOT NULL) AND roles.role IS DISTINCT FROM 'owner'
+  AND (held.grantee = 0 OR NOT pg_has_role(held.grantee, held.owner, 'USAGE'))  -- has it anyway
+  AND NOT EXISTS (SELECT FROM expected AS e
+                  WHERE e.verb = held.verb AND e.name = held.name AND (e.field IS NULL OR e.field = held.field)
+                    -- by hand a login may get what its job needs: the hints of `check` say how
+                    AND (e.role = roles.role OR (roles.role IS NULL AND held.grantee <> 0 AND e.role IN ('loader', 'operator'))))
 ORDER BY 1, 4

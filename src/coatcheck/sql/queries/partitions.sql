@@ -1,6 +1,8 @@
--- Whose a table is, how it is partitioned (NULL: it is not), and its partitions with their bounds as PostgreSQL writes them.
+-- Whose a table is, how it is partitioned (NULL: it is not), and its partitions with their bounds as PostgreSQL writes them and
+-- whether they have REPLICA IDENTITY FULL.
 -- Looked up by name, as in table_columns.sql.
-SELECT pg_get_userbyid(target.relowner), pg_get_partkeydef(target.oid), n.nspname, c.relname, pg_get_expr(c.relpartbound, c.oid)
+SELECT pg_get_userbyid(target.relowner), pg_get_partkeydef(target.oid), n.nspname, c.relname, pg_get_expr(c.relpartbound, c.oid),
+       c.relreplident = 'f'
 FROM (SELECT t.oid, t.relowner
       FROM pg_class AS t JOIN pg_namespace AS s ON s.oid = t.relnamespace
       WHERE t.relname = %(name)s

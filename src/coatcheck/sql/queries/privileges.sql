@@ -1,6 +1,6 @@
 -- What the road does and this user may not: (verb, object) pairs that are missing, all at once. The catalogue is asked
 -- by name: who lacks USAGE on a schema may not even turn a name in it into a regclass. Without a schema the search_path
--- decides.
+-- decides. The target's columns may be granted one by one.
 WITH needed (verb, schema, name) AS (
     VALUES ('INSERT', coalesce(%(schema)s, (SELECT nspname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
                                             WHERE pg_class.oid = to_regclass(quote_ident(%(name)s)))), %(name)s),
@@ -16,13 +16,24 @@ WHERE nspname IN (SELECT schema FROM needed) AND NOT has_schema_privilege(oid, '
 UNION ALL
 SELECT verb, format('%%I.%%I', schema, name)
 FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
-WHERE NOT has_table_privilege(c.oid, verb)
+WHERE NOT has_table_privilege(c.oid, verb) AND schema = 'coatcheck'
 UNION ALL
-SELECT 'USAGE', format('SEQUENCE %%I.%%I', sn.nspname, s.relname)  -- of a serial column
+SELECT CASE WHEN count(*) FILTER (WHERE has_column_privilege(c.oid, a.attnum, verb)) = 0 THEN verb
+            ELSE format('%%s (%%s)', verb, string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                                         FILTER (WHERE NOT has_column_privilege(c.oid, a.attnum, verb))) END,
+       format('%%I.%%I', schema, name)
+FROM needed JOIN pg_namespace AS n ON nspname = schema JOIN pg_class AS c ON relnamespace = n.oid AND relname = name
+LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attname = ANY (%(columns)s::text[])
+WHERE NOT has_table_privilege(c.oid, verb) AND schema <> 'coatcheck'
+GROUP BY schema, name, verb, c.oid
+HAVING NOT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, verb)), false)
+UNION ALL
+SELECT DISTINCT 'USAGE', format('SEQUENCE %%I.%%I', sn.nspname, s.relname)  -- of a default that counts
 FROM needed JOIN pg_namespace AS n ON n.nspname = schema JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = name
-JOIN pg_depend AS d
-     ON (d.refclassid, d.refobjid, d.classid, d.deptype) = ('pg_class'::regclass, c.oid, 'pg_class'::regclass, 'a')
-JOIN pg_class AS s ON s.oid = d.objid JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND NOT a.attisdropped AND a.attname <> ALL (%(columns)s::text[])
+JOIN pg_attrdef AS def ON def.adrelid = c.oid AND def.adnum = a.attnum
+JOIN pg_depend AS d ON (d.classid, d.objid, d.refclassid) = ('pg_attrdef'::regclass, def.oid, 'pg_class'::regclass)
+JOIN pg_class AS s ON s.oid = d.refobjid JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
 WHERE verb = 'INSERT' AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
 UNION ALL
 SELECT 'EXECUTE', format('FUNCTION coatcheck.%%s', signature)

@@ -42,12 +42,23 @@ WITH fresh AS (
     JOIN fresh USING (message_key)
     ORDER BY place
     RETURNING 1
-), tally AS (
-    SELECT (SELECT count(*) FROM loaded)::int AS loaded, (SELECT count(*) FROM quarantined)::int AS quarantined
+), tally AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM fresh)::int AS fresh, (SELECT count(*) FROM loaded)::int AS loaded,
+           (SELECT count(*) FROM quarantined)::int AS quarantined
+), counted AS (
+    -- What is fresh is loaded or quarantined, or a trigger or rule of the table kept it out. Unless that is accepted (for
+    -- rows, never for rejects), the cast fails, with a text of ours, and the transaction with it.
+    SELECT loaded, quarantined, %(messages)s::int - fresh AS duplicates,
+           CASE WHEN fresh = loaded + quarantined THEN 0
+                WHEN %(accept)s::bool AND quarantined = (SELECT count(*) FROM fresh
+                                                         WHERE message_key = ANY (%(reject_keys)s::uuid[]))
+                THEN fresh - loaded - quarantined
+                ELSE ('coatcheck: suppressed ' || (fresh - loaded - quarantined))::int END AS suppressed
+    FROM tally
 ), logged AS (
     INSERT INTO coatcheck.batch (pipeline, worker, kid, loaded, quarantined, duplicates, oldest_sent)
-    SELECT %(pipeline)s, %(worker)s, coatcheck.using_key(%(kid)s), loaded, quarantined, %(messages)s::int - loaded - quarantined,
+    SELECT %(pipeline)s, %(worker)s, coatcheck.using_key(%(kid)s), loaded, quarantined, duplicates,
            to_timestamp(%(oldest_ms)s::int8 / 1000.0)
-    FROM tally
+    FROM counted
 )
-SELECT loaded, quarantined, (SELECT erasures FROM coatcheck.erased) FROM tally
+SELECT loaded, quarantined, duplicates, suppressed, (SELECT erasures FROM coatcheck.erased) FROM counted

@@ -1,0 +1,61 @@
+"""What the catalogue says of the target table, as the findings about it need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psycopg
+
+from coatcheck.sql import query
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The relation that is the target; `target.sql` says what each field means."""
+
+    oid: int
+    schema: str
+    kind: str
+    is_partition: bool
+    takes_rows: bool
+    row_security: bool
+    behind: list[int]
+    own: list[str]
+    hidden: list[str]
+
+
+class Actual(NamedTuple):
+    """A column of the target; `target_columns.sql` says what each field means."""
+
+    name: str
+    type: str
+    base: str
+    domains: list[int]
+    generated: bool
+    always: bool
+    updatable: bool
+    not_null: bool
+    filled: bool
+
+
+def named(table: str) -> dict[str, str | None]:
+    """Return the parameters `schema` and `name` of the queries that look a table up."""
+    schema, _, name = table.rpartition(".")
+    return {"schema": schema or None, "name": name}
+
+
+def look_up(connection: psycopg.Connection[Any], table: str) -> Target | None:
+    """Return the relation of this name, if there is one. Raises psycopg.Error."""
+    found = connection.execute(query("target"), named(table)).fetchone()
+    return Target(*found) if found else None
+
+
+def ask(connection: psycopg.Connection[Any], target: Target, name: str, **more: object) -> list[tuple[Any, ...]]:
+    """Return the rows of a query about a target. Raises psycopg.Error."""
+    return connection.execute(query(name), {"oid": target.oid, "behind": target.behind} | more).fetchall()
+
+
+def columns_of(connection: psycopg.Connection[Any], target: Target) -> list[Actual]:
+    """Return the columns of a target, in their order. Raises psycopg.Error."""
+    return [Actual(*row) for row in ask(connection, target, "target_columns")]
