@@ -229,6 +229,34 @@ def test_a_value_is_erased_from_every_table(two: Two) -> None:
     assert "column net of public.tb, which has the network of the address" in left
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_first_batch_after_an_erasure_has_its_originals(two: Two, refused: bool) -> None:
+    """By a loader that remembers the value as stored, also where the batch is bisected."""
+    with Loader(two.a) as loader:
+        loader.load(body(1), body(2))
+        erasure.erase_value(two.a, "ip", "10.0.0.1", WHY)
+        if refused:
+            two.database.execute("ALTER TABLE ta ADD CONSTRAINT rule CHECK (id <> 'u9')")
+        counts = loader.load(body(1), *([body(9)] if refused else [body(3)]))
+        assert (counts.loaded, counts.rejected, counts.duplicates) == ((3, 1, 0) if refused else (4, 0, 0))
+        held = {text for text, _ in originals(two.database, two.a.keys.path)}
+        assert token(two.a, "ip", "10.0.0.1") in held
+        before = two.database.count("coatcheck.batch")
+        loader.load(body(1))
+        assert two.database.count("coatcheck.batch") == before + 1, "once is enough"
+
+
+def test_the_first_batch_after_an_erasure_has_its_aliases(two: Two) -> None:
+    old = Loader(two.b)
+    rotation.rotate(two.a)
+    with old, Loader(two.a) as loader:
+        loader.load(body(1))
+        erasure.erase_value(two.a, "ip", "10.0.0.1", WHY)
+        old.load(body(1))
+        loader.load(body(1))
+        assert two.database.value("SELECT count(*) FROM ta_current AS a JOIN tb_current AS b ON a.ip = b.address") == 1
+
+
 def test_a_token_is_erased_from_every_table(two: Two) -> None:
     for config in (two.a, two.b):
         two.load(config, 1, 2)
