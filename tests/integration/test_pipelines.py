@@ -140,6 +140,17 @@ def test_a_column_stays_registered_until_its_tokens_are_gone(two: Two) -> None:
         assert [table.name for table in register.tables(connection)] == ["tb"]
 
 
+def test_a_column_that_leaves_stays_registered_while_loaders_may_fill_it(two: Two) -> None:
+    with Loader(two.a) as running:
+        app.migrate(named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN}))
+        running.load(body(1))
+    rotation.rotate(two.b)
+    with pytest.raises(RefusedError, match=r"still have tokens under k1: ta.ip 1"):
+        rotation.retire(two.b, "k1")
+    assert rotation.retokenize(two.b).left == {}
+    assert {text.split("_")[2] for text in two.texts("ta", "ip")} == {"k2"}
+
+
 def test_one_table_of_two_pipelines_is_masked_in_one_way(two: Two) -> None:
     app.migrate(two.a.named("c"))
     with connect(two.database.dsn) as connection:
