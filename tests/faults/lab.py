@@ -1,16 +1,18 @@
 """The fault laboratory: the installed command between a faulty SQS and a cuttable PostgreSQL, and the verdict.
 
 Every message of a queue has a user of its own, so that one that is lost or doubled is known by name, and holds a word
-that may be stored or said nowhere; the verdict looks for all of them. A laboratory may have several pipelines, each with
-a queue and a table; they share database, keyring and domains, and their messages name the same users.
+that may be stored or said nowhere; the verdict looks for all of them. A laboratory may have several pipelines, each
+with a queue and a table; they share database, keyring and domains, and their messages name the same users.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import psycopg
 from tests.faults.faulty_sqs import FaultySqs
 from tests.support.canaries import forms
 from tests.support.fix_servers import LoginDatabase, Queue, commanding, login, new_queue
-from tests.support.process import Command, Running, frozen, wait_until
+from tests.support.process import Command, Running, alive, frozen, wait_until
 from tests.support.tcp_proxy import TcpProxy
 
 from coatcheck.demo.servers import PostgresServer, SqsServer
@@ -26,10 +28,10 @@ from coatcheck.demo.servers import PostgresServer, SqsServer
 VISIBILITY_S = 3
 PAIR = ("default", "second")
 """Two pipelines of one database."""
-TOGETHER = False
+TOGETHER = True
 """Whether one supervisor runs all pipelines; else each has a process of its own."""
-LEDGER_KEY = "message_id"
-"""What tells messages of a pair apart. With `field:user_id` the same keys come from both queues."""
+LEDGER_KEY = "field:user_id"
+"""What tells messages of a pair apart: the same keys come from both queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,7 @@ class Line:
             for number in range(self.good, self.good + good)
         ]
         bodies += [
-            json.dumps({"type": "heartbeat", "note": f"{word}-b{number}"})
-            for number in range(self.bad, self.bad + bad)
+            json.dumps({"type": "heartbeat", "note": f"{word}-b{number}"}) for number in range(self.bad, self.bad + bad)
         ]
         self.queue.send(bodies)
         self.good += good
@@ -162,6 +163,17 @@ class Lab:
         """Return the pids of the workers of supervisors that run."""
         return [pid for member in crew.running() for pid in self.command.workers(member)]
 
+    def kill(self, crew: Crew) -> int:
+        """End processes and their workers as a crash does; return how many."""
+        workers = self.workers(crew)
+        killed = crew.kill()
+        for pid in alive(workers):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        wait_until(lambda: not alive(workers), "the workers are gone")
+        return killed
+
     def done(self) -> int:
         """Return how many messages have had their effect."""
         return self.database.count("coatcheck.ledger")
@@ -197,11 +209,10 @@ class Lab:
 
     def _verdict(self, line: Line) -> dict[str, int]:
         """Count what became of the messages of one pipeline, wherever they are."""
+        mine = f"device_type = '{line.name}'" if len(self.lines) > 1 else "true"
         where = {
             other.name: dict[str, int](
-                self.database.execute(
-                    f"SELECT user_id, count(*) FROM {other.table} WHERE device_type = %s GROUP BY user_id", line.name
-                )
+                self.database.execute(f"SELECT user_id, count(*) FROM {other.table} WHERE {mine} GROUP BY user_id")
             )
             for other in self.lines
         }

@@ -4,7 +4,7 @@
     python -m tests.faults.soak --cycles 20 --json FILE
 
 Two pipelines load from two queues into two tables of one database, with one keyring and the same domains. A cycle
-starts a worker for each (every fourth time a supervisor with two), sends some messages, lets one or two faults loose,
+starts a supervisor with a worker for each (every fourth time two), sends some messages, lets one or two faults loose,
 and ends them: mostly by SIGKILL, at a moment drawn from the seed. After the last cycle everything is let through, the
 rest is loaded, and each message is held against what is stored, in the table of its own pipeline. Exit code 1 if a
 promise was broken.
@@ -211,7 +211,7 @@ class Campaign:
         before = self.lab.done()
         another = self.lab.start("run")
         self._in_vain(lambda: self.lab.done() < before + 30, 1.0)
-        self.faults["SIGKILL of the worker"] += another.kill()
+        self.faults["SIGKILL of another's processes"] += self.lab.kill(another)
         self._recovers("another worker comes and is killed", running)
 
     def _pause(self, running: Crew) -> None:

@@ -40,7 +40,11 @@ def network(ip: str) -> str:
 
 @dataclass
 class Sent:
-    """One message, and where it is. `texts` are the values that its row has, by masked column; ERASED for tombstones."""
+    """One message, and where it is. `texts` are the values that its row has, by masked column; ERASED for tombstones.
+
+    `in_flight`: its loader was killed between the commit and the ack, and did not know of an erasure; what that has
+    taken comes back with the message.
+    """
 
     number: int
     pipeline: str
@@ -51,6 +55,7 @@ class Sent:
     who: str
     place: str = QUEUE
     texts: dict[str, str] = field(default_factory=dict)
+    in_flight: bool = False
 
     def value(self, column: str) -> str:
         """Return what a masked column is made of."""
@@ -94,6 +99,7 @@ class Truth:
         self.sent: list[Sent] = []
         self.lost: dict[str, set[str]] = {ONE: set(), TWO: set()}
         self.erased: dict[str, set[str]] = {ONE: set(), TWO: set()}
+        self.viewed: dict[str, set[tuple[str, str]]] = {ONE: set(), TWO: set()}
         self._opener = Opener(LocalOpenerKeys.load(world.keyring))
         self._opened: dict[bytes, str] = {}
         self._made: dict[tuple[str, str, str, str], str] = {}
@@ -113,11 +119,21 @@ class Truth:
         """Take note that a road has seen these messages: what it seals of them may be stored."""
         self.erased[HOME[pipeline]] -= {one.ip for one in messages}
 
-    def became(self, one: Sent, without: Iterable[str], *, kept: bool = True) -> None:
-        """Take note that a message has become a row; `kept`: with its original."""
+    def became(self, one: Sent, without: Iterable[str]) -> None:
+        """Take note that a message has become a row."""
         one.loaded(without)
-        if kept and {"ip", "address"} & one.texts.keys():
+        self.came(one, without)
+
+    def came(self, one: Sent, without: Iterable[str]) -> None:
+        """Take note that a loader has seen a message to its end: its original is there, if it has a column for it."""
+        one.in_flight = False
+        if {"ip", "address"} & (MASKED[one.pipeline].keys() - set(without)):
             self.lost[HOME[one.pipeline]].discard(one.ip)
+
+    def excused(self, place: str) -> set[str]:
+        """Return the values that may be without original and alias, since their message is in flight."""
+        found = [one for one in self.at(place) if one.in_flight]
+        return {value for one in found for value in (one.ip, one.phone, network(one.ip))}
 
     def tombstones(self, messages: Iterable[Sent], columns: Iterable[str]) -> None:
         """Take note that columns of rows are erased."""
@@ -177,7 +193,7 @@ class Truth:
             self._keys(seen, keys)
             self._texts(place, seen, keys)
             self._vault(place, seen, keys)
-            _joins(seen, {one.number: one for one in self.sent})
+            self._joins(place, seen)
             self._trail(place)
 
     def _effects(self, place: str, seen: Seen) -> None:
@@ -206,7 +222,7 @@ class Truth:
     def _texts(self, place: str, seen: Seen, keys: LocalLoaderKeys) -> None:
         """Each text is a tombstone where one is due, else that of its row's value, whose original opens."""
         sent = {one.number: one for one in self.sent}
-        tokens = {token for token, _ in seen.originals}
+        tokens, missing = {token for token, _ in seen.originals}, self.lost[place] | self.excused(place)
         for pipeline, number, texts, current in seen.rows:
             one = sent[number]
             assert texts.keys() == one.texts.keys(), (pipeline, number)
@@ -216,7 +232,7 @@ class Truth:
                     assert text.startswith(f"px1_{column.domain}_"), f"{pipeline} {number} {name}: not erased"
                     continue
                 assert text == self.made(keys, kid_of(text), column, value), f"{pipeline} {number} {name}: {text}"
-                if column.vault and one.ip not in self.lost[place]:
+                if column.vault and one.ip not in missing:
                     assert {text, current[name]} & tokens, f"{pipeline} {number} {name}: no original"
 
     def _vault(self, place: str, seen: Seen, keys: LocalLoaderKeys) -> None:
@@ -226,6 +242,22 @@ class Truth:
             assert kid_of(token) in keys.kids, f"an original under {kid_of(token)}"
             assert token == self.made(keys, kid_of(token), column, value), "an original of another token"
         assert not self.erased[place] & set(seen.originals.values()), "an original that is erased"
+
+    def _joins(self, place: str, seen: Seen) -> None:
+        """Equal values have one text in all tables of a database: through the aliases, and so in the views."""
+        excused, views = self.excused(place), {(pipeline, number): texts for pipeline, number, texts in seen.views}
+        groups: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for pipeline, number, _, current in seen.rows:
+            one = self.sent[number]
+            for name, text in current.items():
+                if (pipeline, name) in self.viewed[place]:
+                    shown = views[pipeline, number][name]
+                    assert shown == text, f"the view over {TABLE[pipeline]} shows {name} otherwise"
+                if one.texts[name] is not ERASED:
+                    group = network(one.ip) if name == "net" else one.value(name)
+                    groups[COLUMNS[pipeline][name].domain, group].add(text)
+        torn = {domain for (domain, value), texts in groups.items() if len(texts) > 1 and value not in excused}
+        assert not torn, f"equal values do not join: {torn}"
 
     def _trail(self, place: str) -> None:
         database = self.world.databases[place]
@@ -237,31 +269,13 @@ class Truth:
             self._heads[place] = [Checkpoint("trail", head.seq, head.hash, head.at_us)]
 
 
-def _joins(seen: Seen, sent: dict[int, Sent]) -> None:
-    """Equal values have one text in all tables of a database: in the views where they are, else by the aliases."""
-    views = {(pipeline, number): texts for pipeline, number, texts in seen.views}
-    groups: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for pipeline, number, _, current in seen.rows:
-        for name, text in current.items():
-            if (pipeline, number) in views:
-                assert views[pipeline, number][name] == text, f"the view over {TABLE[pipeline]} shows {name} otherwise"
-            value = sent[number].texts[name]
-            if value is not ERASED:
-                group = network(value) if name == "net" else value
-                groups[COLUMNS[pipeline][name].domain, group].add(text)
-    torn = {domain for (domain, _), texts in groups.items() if len(texts) > 1}
-    assert not torn, f"equal values do not join: {torn}"
-
-
 def _rows(database: LoginDatabase, pipeline: str) -> Iterator[tuple[str, int, dict[str, str], dict[str, str]]]:
     names = list(MASKED[pipeline])
     current = ", ".join(
         f'coalesce((SELECT new_token FROM coatcheck.alias WHERE old_token = {name} COLLATE "C"), {name})'
         for name in names
     )
-    found = database.execute(
-        f"SELECT n, ARRAY[{', '.join(names)}], ARRAY[{current}] FROM {TABLE[pipeline]} ORDER BY n"
-    )
+    found = database.execute(f"SELECT n, ARRAY[{', '.join(names)}], ARRAY[{current}] FROM {TABLE[pipeline]} ORDER BY n")
     for number, texts, through in found:
         yield pipeline, number, _present(names, texts), _present(names, through)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from tests.support.fix_postgres import LIMIT
+from tests.support.fix_postgres import LIMIT, until
 from tests.support.fix_servers import LoginDatabase
 from tests.support.vaults import Loader, configuration
 
@@ -32,8 +32,8 @@ TABLE = {"default": "ta", "b": "tb", "c": "tc"}
 OLD_EPOCHS = (20231, 20232)
 """Two quarters that are over: one has a partition at first, the other has none."""
 
-_IP = {"from": "ip", "type": "text", "parse": "ip", "mask": "token", "domain": "ip"}
-_PLAIN = {
+_IP: dict[str, object] = {"from": "ip", "type": "text", "parse": "ip", "mask": "token", "domain": "ip"}
+_PLAIN: dict[str, dict[str, object]] = {
     "n": {"from": "n", "type": "integer"},
     "who": {"from": "who", "type": "text"},
     "size": {"from": "size", "type": "integer"},
@@ -70,7 +70,7 @@ class Templates:
     keyring: Path
 
 
-def config_of(pipeline: str, dsn: str, keyring: Path, shape: Shape = Shape()) -> Config:  # noqa: B008 - it is frozen
+def config_of(pipeline: str, dsn: str, keyring: Path, shape: Shape = Shape()) -> Config:
     """Return the configuration of one pipeline, as its own file has it."""
     masked = {name: column for name, column in MASKED[pipeline].items() if name not in shape.without}
     vault = {"keep_epochs": shape.keep_epochs, "epoch": "quarter"}
@@ -187,7 +187,7 @@ class Host(Loader):
 
     def answer_lost(self, batch: Sequence[Message], *, crash: bool) -> None:
         """Commit, and lose the answer: the batch is sent again, or with `crash` the process is gone, too."""
-        attempt, lost = self.sink._attempt, []
+        attempt, lost = self.sink._attempt, list[bool]()
 
         async def losing(statement: bytes, parameters: dict[str, Any]) -> tuple[int, ...]:
             answer = await attempt(statement, parameters)
@@ -214,8 +214,13 @@ class Host(Loader):
             task = asyncio.ensure_future(self._carry(batch))
             with other.transaction():
                 other.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE".encode())
-                while not (pids := database.waiting()) and not task.done():
-                    await asyncio.sleep(0.001)
+                pids: list[int] = []
+
+                def stuck() -> bool:
+                    pids.extend(database.waiting())
+                    return bool(pids) or task.done()
+
+                await until(stuck, "its statement waits")
                 if crash:
                     task.cancel()
                     self.sink.abort()
@@ -224,8 +229,7 @@ class Host(Loader):
                 else:
                     database.terminate()
             if crash:
-                while set(pids) & _backends(database):
-                    await asyncio.sleep(0.001)
+                await until(lambda: not set(pids) & _backends(database), "its backend is gone")
                 raise Crash
             await task
 
