@@ -69,7 +69,7 @@ HOMES = {
         "config_telemetry",
         "cli.reference",
     ),
-    "pydantic_settings": ("config_load",),
+    "pydantic_settings": ("config", "config_load"),
     "uvloop": ("loop",),
     "opentelemetry": ("ops.otlp", "ops.otlp_metrics", "ops.otlp_spans"),
     "requests": ("ops.otlp",),

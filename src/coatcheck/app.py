@@ -130,6 +130,7 @@ def writer(
         connections=config.target.connections,
         prepare=config.target.prepare,
         give_up_seconds=give_up_s,
+        login_patience_s=config.target.login_patience_seconds,
         kid=keys.kid,
         pipeline=config.pipeline,
         epochs=Epochs(config.vault.epoch).ahead,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from coatcheck.config_columns import ColumnConfig, login_columns
+from coatcheck.config_file import command
 from coatcheck.config_section import Section
 from coatcheck.config_telemetry import TelemetryConfig
 from coatcheck.pipeline.columns import Column, Kind, Mask, Parse
@@ -47,6 +49,21 @@ class TargetConfig(Section):
         description="secret: PostgreSQL connection string; default: DATABASE_URL, then libpq's PG* variables; "
         "another host is held to sslmode=verify-full unless they say otherwise",
     )
+    password_command: Annotated[tuple[str, ...], NoDecode, BeforeValidator(command)] = Field(
+        (),
+        description="program (its absolute path) and arguments, run without a shell for each new connection; the first "
+        "line it prints is the password",
+    )
+    iam: bool = Field(
+        False,
+        description="log in to RDS or Aurora by IAM: each new connection gets a token of its own (needs TLS, and one "
+        "host, port and user); region: the host's name, then [keys] region, then the AWS SDK's own search",
+    )
+    login_patience_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="how long a running worker bears with a refused login (a password being changed) before it stops",
+    )
     table: str = Field(
         "user_logins",
         pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?$",
@@ -78,6 +95,12 @@ class TargetConfig(Section):
         if dot and (schema in _SCHEMAS_IN_USE or schema.startswith("pg_")):
             raise ValueError(f"the schema {schema} is not for tables of yours: name another one")
         return table
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.iam and self.password_command:
+            raise ValueError("password_command and iam both make the password: leave one out")
+        return self
 
 
 class BatchConfig(Section):

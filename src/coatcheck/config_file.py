@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import json
 import tomllib
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,3 +53,15 @@ def _toml_hint(error: Exception) -> str:
     if isinstance(error, tomllib.TOMLDecodeError):
         return str(error).lower()
     return "the file must be UTF-8" if isinstance(error, UnicodeDecodeError) else "a number or a nesting knows no end"
+
+
+def command(given: object) -> object:
+    """Return a command as a tuple; from the environment it comes as JSON. Raises ValueError, without what was given."""
+    if isinstance(given, str):
+        with suppress(ValueError):
+            given = json.loads(given)
+    if not isinstance(given, list | tuple) or not all(isinstance(word, str) and "\0" not in word for word in given):
+        raise ValueError('a list of a program and its arguments: ["/path/to/program", "argument"]')
+    if given and not given[0].startswith("/"):  # not by PATH: what is found first there may be somebody else's
+        raise ValueError("the program is named by its absolute path")
+    return tuple(given)

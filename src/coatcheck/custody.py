@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from coatcheck.config import Config
-from coatcheck.errors import CoatcheckError, Finding, RefusedError
+from coatcheck.errors import CoatcheckError, ConfigError, Finding, RefusedError
 from coatcheck.keys import (
     Form,
     LoaderKeys,
@@ -26,14 +26,17 @@ from coatcheck.keys import (
 from coatcheck.keys.derive import fingerprint
 from coatcheck.keys.files import PUBLIC, change, replace_key_file, write_key_folder
 from coatcheck.keys.notes import SignerKey, VerifierKey
+from coatcheck.keys.passwords import IamPassword, PasswordCommand
 from coatcheck.keys.seal_pair import SEAL_PUBLIC, kek, read_public
 from coatcheck.keys.secrets import read_secret
 from coatcheck.keys.tokens import LedgerHash, ledger_hash
 from coatcheck.pipeline.columns import Column
 from coatcheck.pipeline.mask import form_of
 from coatcheck.pipeline.message import DataKey
+from coatcheck.sql.connection import Dsn, place_of
 from coatcheck.vault.register import KeyringId
 
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
 Role = Literal["loader", "revealer", "rotator"]
 """As whom KMS is asked: the policy in deploy/iam that hints point to."""
 
@@ -47,9 +50,25 @@ def _secret(config: Config, option: Literal["passphrase", "token_root", "private
 
 
 def dsn(config: Config) -> str:
-    """Return the PostgreSQL connection string (empty: libpq's own variables decide). Raises ConfigError."""
-    keys = config.keys
-    return read_secret(config.conninfo(), option="target.dsn", region=keys.region, profile=keys.profile)
+    """Return the PostgreSQL connection string (empty: libpq's own variables decide). Raises ConfigError.
+
+    If the password is made for each connection, it is one that makes it.
+    """
+    keys, target = config.keys, config.target
+    text = read_secret(config.conninfo(), option="target.dsn", region=keys.region, profile=keys.profile)
+    if target.password_command:
+        return Dsn(text, PasswordCommand(target.password_command))
+    return Dsn(text, _iam(config, text)) if target.iam else text
+
+
+def _iam(config: Config, text: str) -> IamPassword:
+    place, keys = place_of(text), config.keys
+    if place.sslmode not in _ENCRYPTED:
+        raise ConfigError(
+            "target.iam needs TLS: a token in clear is a password for everybody on the way",
+            hint="sslmode=verify-full in [target] dsn, with Amazon's certificate bundle as sslrootcert",
+        )
+    return IamPassword(place.host, place.port, place.user, region=keys.region, profile=keys.profile)
 
 
 def _passphrase(config: Config) -> str | None:

@@ -94,6 +94,8 @@ class SqsServer(Server):
 
 
 FAST = ("fsync=off", "shared_buffers=64MB")  # commits still reach the kernel, so they survive a kill
+THROWAWAY = "cluster_name=coatcheck-throwaway"
+"""How a server says that its data ends with it, so that nobody need be told that a power cut would end it, too."""
 DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on", "shared_buffers=128MB")
 PASSWORD_FILE = "coatcheck.password"  # noqa: S105 - the name of the file, which stands in the data folder
 
@@ -118,7 +120,8 @@ class PostgresServer(Server):
         data: Path | None = None,
     ) -> None:
         super().__init__()
-        self._options = (*(DURABLE if durable else FAST), *options)
+        throwaway = not durable and data is None and not any(option.startswith("fsync=") for option in options)
+        self._options = (*(DURABLE if durable else FAST), *((THROWAWAY,) if throwaway else ()), *options)
         self._given = data
         self._data = Path()
         self._programs = Path()

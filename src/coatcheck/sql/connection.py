@@ -5,14 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
-from coatcheck.errors import ConfigError
+from coatcheck.errors import CoatcheckError, ConfigError
+from coatcheck.loop import in_thread
+from coatcheck.sql.refusals import NO_PASSWORD, NotConnectedError
+from coatcheck.sql.session import AsyncSession, Session
 from coatcheck.sql.sqlstate import stop_error
 
 CONNECTION: dict[str, str | int] = {
@@ -24,6 +28,43 @@ CONNECTION: dict[str, str | int] = {
     "tcp_user_timeout": 30_000,
 }
 """What a connection gets unless the connection string says otherwise: a silent peer is noticed within a minute."""
+
+
+class Dsn(str):
+    """A connection string whose password is made for each connection. `password` raises CoatcheckError."""
+
+    __slots__ = ("password",)
+    password: Callable[[], str]
+
+    def __new__(cls, text: str, password: Callable[[], str]) -> Self:
+        """Return `text` with the function that makes the password."""
+        made = super().__new__(cls, text)
+        made.password = password
+        return made
+
+    def __repr__(self) -> str:
+        """Show nothing: it may hold a password, too."""
+        return "Dsn(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a connection string leads, for those who make passwords: one host, port and user; and its sslmode."""
+
+    host: str
+    port: int
+    user: str
+    sslmode: str
+
+
+def place_of(dsn: str) -> Place:
+    """Return where `dsn` leads, libpq's variables and service files included. Raises ConfigError: to several hosts."""
+    given = {name: str(value) for name, value in psycopg.conninfo.conninfo_to_dict(conninfo(dsn)).items()}
+    defaults = psycopg.pq.Conninfo.get_defaults()
+    found = {one.keyword.decode(): one.val.decode() for one in defaults if one.val is not None} | given
+    if "," in found.get("host", "") or not found.get("host", "").strip("/@"):
+        raise ConfigError("the database has no single host to make a token for", hint="[target] dsn with one host=")
+    return Place(found["host"], int(found.get("port") or 5432), found.get("user", ""), found.get("sslmode", ""))
 
 
 LIBPQ_ROOTS = Path("~/.postgresql/root.crt")
@@ -40,6 +81,8 @@ BUNDLES = (
 def conninfo(dsn: str) -> str:
     """Return `dsn` completed by CONNECTION and, for another host, by TLS; what it says itself stays.
 
+    But for client_encoding: text is UTF-8 from the first byte on, errors of the connection included.
+
     Another host has to show a certificate for its name (sslmode=verify-full) unless `dsn`, PGSSLMODE or a service file
     says how else. Raises ConfigError: it is no connection string.
     """
@@ -51,7 +94,7 @@ def conninfo(dsn: str) -> str:
             "the connection string of the database is not understood", hint="see [target] dsn and DATABASE_URL"
         )
     missing = {name: value for name, value in (CONNECTION | _tls(given)).items() if name not in given}
-    return psycopg.conninfo.make_conninfo(dsn, **missing)
+    return psycopg.conninfo.make_conninfo(dsn, **missing, client_encoding="UTF8")
 
 
 def is_verified(dsn: str) -> bool:
@@ -95,11 +138,44 @@ def _is_loopback(host: str) -> bool:
 
 
 def connect(dsn: str) -> psycopg.Connection[Any]:
-    """Open a connection in autocommit mode. Raises UnreachableError, ConfigError."""
+    """Open a connection in autocommit mode whose settings are ours. Raises UnreachableError, ConfigError."""
     try:
-        return psycopg.connect(conninfo(dsn), autocommit=True, prepare_threshold=None)
+        connection = Session.connect(_complete(dsn), autocommit=True, prepare_threshold=None)
+        try:
+            connection.settle()
+        except BaseException:
+            connection.close()
+            raise
     except psycopg.Error as error:
         raise stop_error(error, "connect to the database") from None
+    return connection
+
+
+async def connect_async(dsn: str, *, prepare: bool) -> AsyncSession:
+    """Open a connection as `connect` does, for the event loop. Raises psycopg.Error; ConfigError: `dsn` is none."""
+    complete = await in_thread(lambda: _complete(dsn)) if isinstance(dsn, Dsn) else _complete(dsn)
+    connection = await AsyncSession.connect(complete, autocommit=True, prepare_threshold=5 if prepare else None)
+    try:
+        await connection.settle()
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _complete(dsn: str) -> str:
+    """Return `conninfo` of `dsn`, with its password if that is made for each connection.
+
+    Raises ConfigError; NotConnectedError: there is no password.
+    """
+    if not isinstance(dsn, Dsn):
+        return conninfo(dsn)
+    told: CoatcheckError | None = None
+    try:
+        return psycopg.conninfo.make_conninfo(conninfo(dsn), password=dsn.password())
+    except CoatcheckError as error:
+        told = error
+    raise NotConnectedError(NO_PASSWORD, told)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ Only the code, and names of constraints, tables and privileges, leave this modul
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
 
 import psycopg
 
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError, UnreachableError
+from coatcheck.sql.refusals import UNTRUSTED, refusal
 
 
 class Verdict(Enum):
@@ -30,8 +30,6 @@ _RETRY = ("08", "40", "53", "55", "57", "58")
 _RETRY_ALSO = ("25P03", "25P04")
 """The server's time-outs of a transaction; its other time-outs are in the classes above."""
 _BISECT = ("21", "22", "23", "44", "54")
-_STOP = ("28", "3D")
-"""A connection is refused: no row was looked at."""
 RAISED = "P0"
 """The class of what a trigger raises without a code of its own: it means a row, unless every row meets it."""
 TAKES_TOO_LONG = ("57014", "25P04")
@@ -46,8 +44,6 @@ RETIRED = "CC001"
 _NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK = "CC003", "CC004", "CC005", "CC006"
 OURS = (RETIRED, _NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK)
 """What coatcheck's own functions raise."""
-UNTRUSTED = "TLS00"
-"""The server does not prove who it is. libpq gives no code for that: this is ours, and no SQLSTATE."""
 READ_ONLY = "25006"
 """A session that may not write; a standby, or a setting."""
 
@@ -69,9 +65,6 @@ _HINTS = {
     "42804": "the table differs from [columns]; `coatcheck check` shows how",
     "3F000": "run `coatcheck migrate` (safe while workers run)",
     "55P03": "a table was in use for longer than this waits for it: run it again",
-    "3D000": "create the database, or correct [target] dsn",
-    "28P01": "the user name or password is wrong: see [target] dsn, DATABASE_URL, PGUSER and PGPASSWORD",
-    "28000": "this user may not connect: see the server's pg_hba.conf",
 }
 
 _NAMING = frozenset({
@@ -81,31 +74,21 @@ _NAMING = frozenset({
     "ATRewriteTable", "comparetup_index_btree", "comparetup_index_btree_tiebreak",  # of rows that are there already
 })  # fmt: skip
 """PostgreSQL's own functions that report broken constraints. A trigger's RAISE may put a value into any field."""
-_NO_ANSWER = "08006"
-_REFUSED = (
-    (re.compile("password authentication failed|no password supplied"), "28P01"),
-    (re.compile('role ".*" does not exist|is not permitted to log in|no pg_hba.conf entry'), "28000"),
-    (re.compile('database ".*" does not exist'), "3D000"),
-    (re.compile("permission denied for database"), "42501"),
-    (re.compile("too many (connections|clients)|remaining connection slots"), "53300"),
-    (re.compile("database system is (starting up|shutting down|in recovery|not yet accepting)"), "57P03"),
-    (re.compile("certificate verify failed|does not match host name|root certificate|not support SSL"), UNTRUSTED),
-)
-"""libpq keeps the SQLSTATE of a refused connection to itself, so its text has to tell. A server that speaks another
-language than English (lc_messages) is waited for as if it were away."""
 
 
 def sqlstate_of(error: psycopg.Error) -> str:
     """Return the SQLSTATE; for an error without one that of the refused connection, or 08006: no answer."""
-    if error.sqlstate is not None:
-        return error.sqlstate
-    text = str(error)
-    return next((code for words, code in _REFUSED if words.search(text)), _NO_ANSWER)
+    return refusal(error).code if error.sqlstate is None else error.sqlstate
+
+
+def is_permanent(error: psycopg.Error) -> bool:
+    """Tell whether a connection was refused in a way that passes only when somebody changes something."""
+    return error.sqlstate is None and isinstance(error, psycopg.OperationalError) and refusal(error).permanent
 
 
 def verdict(sqlstate: str) -> Verdict:
     """Return what to do after an error with this SQLSTATE."""
-    if sqlstate == UNTRUSTED or sqlstate in OURS or sqlstate[:2] in _STOP:
+    if sqlstate == UNTRUSTED or sqlstate in OURS:
         return Verdict.STOP
     if sqlstate == _UNFIT:
         return Verdict.TRY
@@ -121,20 +104,12 @@ def constraint_of(error: psycopg.Error) -> str | None:
 
 def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
     """Return our error for a database error while doing `action`; it names codes and objects, never values."""
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return refusal(error).error(action)
     code = sqlstate_of(error)
     table = error.diag.table_name if error.diag.source_function in _NAMING else None
     named = constraint_of(error) or table
     about = f" ({named})" if named else ""
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None and code == _NO_ANSWER:
-        return UnreachableError(
-            f"cannot {action}: the database does not answer",
-            hint="is PostgreSQL up? see [target] dsn, DATABASE_URL and the PG* variables",
-        )
-    if code == UNTRUSTED:
-        return UnreachableError(
-            f"cannot {action}: the database's server does not prove by TLS who it is",
-            hint="name its authority by sslrootcert in [target] dsn, or, on a network that you trust, sslmode=disable",
-        )
     code_of_hint = code
     kind: type[CoatcheckError] = ConfigError if code[:2] in ("42", "3F", "CC") else UnreachableError
     if code in (_NOT_OPEN, _NOT_OVER, _NOT_BEGUN, _NOT_ON_DISK):

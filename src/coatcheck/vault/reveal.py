@@ -128,8 +128,6 @@ class Desk:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        with translated("connect to the desk"):
-            connection.execute("SET synchronous_commit = on")  # the desk hands out what is on the disk only
 
     def _ask(self, name: str, /, **parameters: object) -> tuple[Any, ...]:
         with translated("ask at the desk"), _only_for(_WHO.get(name, "revealer")):

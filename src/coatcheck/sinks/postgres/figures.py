@@ -31,10 +31,11 @@ def samples(
     found: list[Gauge] = []
     try:
         with connect(dsn) as connection:
-            connection.execute("SET statement_timeout = '10s'")
             parts = _certificate(connection), _partitions(connection, table, by, epochs), _figures(connection, pipeline)
             for part in parts:
-                with suppress(psycopg.errors.QueryCanceled, ConfigError):  # one that fails does not hide the others
+                # one that fails does not hide the others; and a pooler's session keeps no setting of ours
+                with suppress(psycopg.errors.QueryCanceled, ConfigError), connection.transaction():
+                    connection.execute("SET LOCAL statement_timeout = '10s'")
                     found += part
     except psycopg.Error as error:
         _log.info("the database was not looked at", extra={"sqlstate": sqlstate_of(error)})

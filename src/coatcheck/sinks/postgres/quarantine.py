@@ -86,8 +86,6 @@ class Quarantine:
         self._passes = False
         self._suspects: list[tuple[Held, FaultError]] = []
         self._connection = connect(dsn)
-        with translated("connect to the quarantine"):
-            self._connection.execute("SET synchronous_commit = on")  # what is opened is on the disk first
         self._request = 0
         stored = [column for column in columns if column.stored]
         self._encoders = [arrays.encoding(column)[1] for column in stored]

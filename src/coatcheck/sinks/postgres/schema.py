@@ -13,7 +13,7 @@ from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column
-from coatcheck.sinks.postgres import partitions, roles, target_findings
+from coatcheck.sinks.postgres import durability, partitions, roles, target_findings
 from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
@@ -88,6 +88,7 @@ def migrate(
     statement at a time, and the ledger is pruned. Raises UnreachableError, ConfigError.
     """
     with connect(dsn) as connection, translated("migrate the database"):
+        durability.refuse_look_alikes(connection)
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # whoever waited sees what the other did
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
@@ -264,7 +265,7 @@ def inspect(
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
-            findings: list[Finding] = []
+            findings = list(durability.findings(connection, named(table)))
             version = _readable_version(connection, findings)
             findings += _target(connection, table, columns, partitioned=by is not None)
             if version == newest():
@@ -371,6 +372,9 @@ def _partition_findings(connection: psycopg.Connection[Any], table: str, by: Par
 def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default") -> None:
     """Refuse to start on a schema that does not fit; warn of other errors. Raises ConfigError naming the first one."""
     state = inspect(dsn, table, columns, pipeline=pipeline)
+    for finding in state.findings:
+        if isinstance(finding, durability.Risk):
+            _log.warning(finding.what)
     if state.stops:
         first, more = state.stops[0], len(state.stops) - 1
         raise ConfigError(first.what + (f" (and {more} more: `coatcheck check`)" if more else ""), hint=first.hint)

@@ -30,9 +30,10 @@ from coatcheck.pipeline.message import Batch, Outcome, Rejected, Row
 from coatcheck.sinks.postgres import arrays
 from coatcheck.sinks.postgres.evidence import Evidence
 from coatcheck.sinks.postgres.faults import fault_of, too_slow
+from coatcheck.sinks.postgres.login import LoginPatience
 from coatcheck.sinks.postgres.trial import Trial, Written, without_repeats
 from coatcheck.sql import query
-from coatcheck.sql.connection import conninfo
+from coatcheck.sql.connection import connect_async, conninfo
 from coatcheck.sql.sqlstate import READ_ONLY, TAKES_TOO_LONG, Verdict, sqlstate_of, stop_error, verdict
 
 T = TypeVar("T")
@@ -158,9 +159,11 @@ class PostgresSink:
         upkeep: bool = True,
         accept_suppressed: bool = False,
         metrics: Metrics | None = None,
+        login_patience_s: float = 0.0,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._conninfo = conninfo(dsn)
+        conninfo(dsn)  # a wrong one is refused here
+        self._dsn, self._login = dsn, LoginPatience(login_patience_s)
         stored = [column for column in columns if column.stored]
         self._statement = compose("write_batch", table, stored)
         self._insert = compose("try_row", table, stored)
@@ -294,7 +297,7 @@ class PostgresSink:
                         return answer
                     except psycopg.Error as error:
                         code = sqlstate_of(error)
-                        if verdict(code) is not Verdict.RETRY:
+                        if verdict(code) is not Verdict.RETRY and self._login.waits_for(error) is None:
                             raise
                         answered = error.sqlstate is not None
                     tries[code] += answered
@@ -365,9 +368,8 @@ class PostgresSink:
             self._idle.put_nowait(connection)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, prepare_threshold=5 if self._prepare else None
-        )
+        connection = await connect_async(self._dsn, prepare=self._prepare)
+        self._login.accepted()
         connection.adapters.register_dumper(arrays.BinaryArray, arrays.BinaryArrayDumper)
         self._connections = {one for one in self._connections if not one.closed} | {connection}
         return connection
