@@ -52,10 +52,10 @@ docs: setup  ## write the generated reference pages
 site: setup  ## the documents as a site, strictly: build/site
 	@$(BIN)/python -m tests.support.site
 
-faults: setup setup-localstack setup-debian  ## all faults of docs/faults.md, and a short campaign of kills: minutes
+faults: setup setup-localstack setup-debian  ## all faults of docs/faults.md, the state machine of pipelines, and a short campaign of kills: minutes
 	@$(BIN)/python -m tests.faults
 
-soak: setup  ## a thousand kills and everything else that goes wrong, then the verdict; writes tests/faults/campaign.json
+soak: setup  ## two pipelines, a thousand kills and everything else that goes wrong, then the verdict; writes tests/faults/campaign.json
 	@$(BIN)/python -m tests.faults.soak --cycles 1000 --json tests/faults/campaign.json
 
 fuzz: setup  ## coverage-guided fuzzing of all that reads what others wrote: ten million executions

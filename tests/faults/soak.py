@@ -3,9 +3,11 @@
     python -m tests.faults.soak --cycles 1000 --seed 1     # `make soak`
     python -m tests.faults.soak --cycles 20 --json FILE
 
-A cycle starts a worker (every fourth time a supervisor with two), sends some messages, lets one or two faults loose,
-and ends it: mostly by SIGKILL, at a moment drawn from the seed. After the last cycle everything is let through, the
-rest is loaded, and each message is held against what is stored. Exit code 1 if a promise was broken.
+Two pipelines load from two queues into two tables of one database, with one keyring and the same domains. A cycle
+starts a supervisor with a worker for each (every fourth time two), sends some messages, lets one or two faults loose,
+and ends them: mostly by SIGKILL, at a moment drawn from the seed. After the last cycle everything is let through, the
+rest is loaded, and each message is held against what is stored, in the table of its own pipeline. Exit code 1 if a
+promise was broken.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.faults.faulty_sqs import DELETE, EXTEND, RECEIVE, Fault
-from tests.faults.lab import VISIBILITY_S, Lab, Verdict, laboratory, own_servers
-from tests.support.process import Running, alive, frozen, wait_until
+from tests.faults.lab import PAIR, TOGETHER, VISIBILITY_S, Crew, Lab, Verdict, laboratory, own_servers
+from tests.support.process import alive, wait_until
 
 SQS_FAULTS = (
     Fault("unavailable", 0.3),
@@ -66,7 +68,7 @@ class Campaign:
         self.cycles += 1
         workers = "2" if number % 4 == 3 else "1"
         before = lab.done()
-        running = lab.command.start("run", "--workers", workers)
+        running = lab.start("run", "--workers", workers)
         lab.send(rng.randrange(30, 120), rng.randrange(5))
         if rng.random() < 0.4:
             lab.sqs.faults = (rng.choice(SQS_FAULTS),)
@@ -79,15 +81,15 @@ class Campaign:
         self._end(running, workers)
         lab.sqs.heal()
 
-    def _some_effects(self, running: Running) -> None:
+    def _some_effects(self, running: Crew) -> None:
         """Let the worker come to where it works, more or less; a fault may well keep it from that."""
         goal, deadline = self.lab.done() + self.rng.randrange(60), time.monotonic() + 1.5
         while self.lab.done() < goal and time.monotonic() < deadline and not running.ended():
             time.sleep(0.01)
         assert not running.ended(), f"it ended by itself: {running.err[-1000:]}"
 
-    def _disturb(self, running: Running) -> None:
-        kinds: dict[str, tuple[int, Callable[[Running], None]]] = {
+    def _disturb(self, running: Crew) -> None:
+        kinds: dict[str, tuple[int, Callable[[Crew], None]]] = {
             "connections to PostgreSQL cut": (8, self._cut),
             "answers of PostgreSQL lost": (8, self._mute),
             "statements never arrive": (8, self._deafen),
@@ -110,7 +112,7 @@ class Campaign:
         self.lab.send(40)
         kinds[kind][1](running)
 
-    def _recovers(self, kind: str, running: Running) -> None:
+    def _recovers(self, kind: str, running: Crew) -> None:
         """Measure the seconds from now, when all is well again, to the next effect."""
         self.lab.sqs.heal()
         self.lab.send(10)
@@ -120,18 +122,18 @@ class Campaign:
         assert not running.ended(), f"it ended by itself: {running.err[-1000:]}"
         self.recoveries[kind] = max(self.recoveries.get(kind, 0.0), took)
 
-    def _cut(self, running: Running) -> None:
+    def _cut(self, running: Crew) -> None:
         self.lab.wire.cut()
         self._recovers("connections to PostgreSQL cut", running)
 
-    def _mute(self, running: Running) -> None:
+    def _mute(self, running: Crew) -> None:
         seen = self.lab.wire.swallowed
         self.lab.wire.mute()
         self._swallowed(seen)
         self.lab.wire.cut()
         self._recovers("answers of PostgreSQL lost", running)
 
-    def _deafen(self, running: Running) -> None:
+    def _deafen(self, running: Crew) -> None:
         seen = self.lab.wire.swallowed
         self.lab.wire.deafen()
         self._swallowed(seen)
@@ -141,17 +143,20 @@ class Campaign:
     def _swallowed(self, seen: int) -> None:
         self._in_vain(lambda: self.lab.wire.swallowed == seen, 2.0)
 
-    def _terminate(self, running: Running) -> None:
+    def _terminate(self, running: Crew) -> None:
         self.lab.database.terminate()
         self._recovers("backends terminated", running)
 
-    def _lock(self, running: Running) -> None:
+    def _lock(self, running: Crew) -> None:
         with self.lab.database.session() as session, session.transaction():
-            session.execute("LOCK TABLE user_logins")
+            session.execute(f"LOCK TABLE {self._table()}".encode())
             self._in_vain(lambda: not self.lab.database.waiting(), 0.5)
         self._recovers("table locked", running)
 
-    def _refuse(self, running: Running) -> None:
+    def _table(self) -> str:
+        return self.rng.choice(self.lab.lines).table
+
+    def _refuse(self, running: Crew) -> None:
         seen = self.lab.wire.connections
         self.lab.wire.refusing = True
         self.lab.wire.cut()
@@ -159,42 +164,42 @@ class Campaign:
         self.lab.wire.refusing = False
         self._recovers("PostgreSQL away", running)
 
-    def _halve(self, running: Running) -> None:
+    def _halve(self, running: Crew) -> None:
         seen = self.lab.wire.halved
         self.lab.wire.halve()
         self._in_vain(lambda: self.lab.wire.halved == seen, 2.0)
         self._recovers("answers of PostgreSQL cut in the middle", running)
 
-    def _slow(self, running: Running) -> None:
+    def _slow(self, running: Crew) -> None:
         before = self.lab.done()
         self.lab.wire.delay_s = 0.02
         self._in_vain(lambda: self.lab.done() < before + 30, 1.0)
         self.lab.wire.delay_s = 0.0
         self._recovers("slow network to PostgreSQL", running)
 
-    def _read_only(self, running: Running) -> None:
+    def _read_only(self, running: Crew) -> None:
         self._setting("ALTER SYSTEM SET default_transaction_read_only = on", "25006", running)
         self.lab.database.execute("ALTER SYSTEM RESET default_transaction_read_only")
         self.lab.database.execute("SELECT pg_reload_conf()")
         self._recovers("PostgreSQL reads only", running)
 
-    def _statement_timeout(self, running: Running) -> None:
+    def _statement_timeout(self, running: Crew) -> None:
         name = self.lab.database.name
         self._setting(f"ALTER DATABASE {name} SET statement_timeout = '1ms'", "57014", running)
         self.lab.database.execute(f"ALTER DATABASE {name} RESET statement_timeout")
         self.lab.database.terminate()
         self._recovers("statements time out", running)
 
-    def _lock_timeout(self, running: Running) -> None:
+    def _lock_timeout(self, running: Crew) -> None:
         name = self.lab.database.name
         with self.lab.database.session() as session, session.transaction():
-            session.execute("LOCK TABLE user_logins")
+            session.execute(f"LOCK TABLE {self._table()}".encode())
             self._setting(f"ALTER DATABASE {name} SET lock_timeout = '20ms'", "55P03", running)
         self.lab.database.execute(f"ALTER DATABASE {name} RESET lock_timeout")
         self.lab.database.terminate()
         self._recovers("locks time out", running)
 
-    def _setting(self, statement: str, sqlstate: str, running: Running) -> None:
+    def _setting(self, statement: str, sqlstate: str, running: Crew) -> None:
         """Change a setting for all sessions to come, and give the worker a second to run into it."""
         said = running.err.count(f"sqlstate={sqlstate}")
         self.lab.database.execute(statement)
@@ -202,16 +207,15 @@ class Campaign:
         self.lab.database.terminate()
         self._in_vain(lambda: running.err.count(f"sqlstate={sqlstate}") == said, 1.0)
 
-    def _another(self, running: Running) -> None:
+    def _another(self, running: Crew) -> None:
         before = self.lab.done()
-        another = self.lab.command.start("run")
+        another = self.lab.start("run")
         self._in_vain(lambda: self.lab.done() < before + 30, 1.0)
-        another.kill()
-        self.faults["SIGKILL of the worker"] += 1
+        self.faults["SIGKILL of another's processes"] += self.lab.kill(another)
         self._recovers("another worker comes and is killed", running)
 
-    def _pause(self, running: Running) -> None:
-        with frozen(running.pid):
+    def _pause(self, running: Crew) -> None:
+        with running.frozen():
             time.sleep(0.5)  # the fault itself
         self._recovers("worker frozen for a moment", running)
 
@@ -222,36 +226,33 @@ class Campaign:
         while wait() and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _freeze(self, running: Running) -> None:
-        with frozen(running.pid):
+    def _freeze(self, running: Crew) -> None:
+        with running.frozen():
             time.sleep(VISIBILITY_S + 0.5)  # the fault itself: it sleeps for longer than its leases last
         self._recovers("worker frozen beyond the visibility timeout", running)
 
-    def _crash(self, running: Running) -> None:
+    def _crash(self, running: Crew) -> None:
         self.lab.database.server.kill()
         self.lab.database.server.start()
         self._recovers("PostgreSQL killed", running)
 
-    def _restart(self, running: Running) -> None:
+    def _restart(self, running: Crew) -> None:
         self.lab.database.server.restart()
         self._recovers("PostgreSQL restarted", running)
 
-    def _end(self, running: Running, workers: str) -> None:
-        members = self.lab.command.workers(running) if workers == "2" else []
+    def _end(self, running: Crew, workers: str) -> None:
+        members = self.lab.workers(running) if workers == "2" or TOGETHER else []
         drawn = self.rng.random()
         assert not running.ended(), f"it ended by itself: {running.err[-1000:]}"
         if drawn < 0.1:
             self.faults["SIGTERM"] += 1
             running.signal(signal.SIGTERM)
-            with suppress(AssertionError):
-                running.wait(self.rng.random())
+            self._in_vain(lambda: bool(running.running()), self.rng.random())
         elif members and drawn < 0.5:
-            self.faults["SIGKILL of one worker of two"] += 1
+            self.faults["SIGKILL of one worker of several"] += 1
             with suppress(ProcessLookupError):
                 os.kill(self.rng.choice(members), signal.SIGKILL)
-        if not running.ended():
-            self.faults["SIGKILL of the supervisor" if members else "SIGKILL of the worker"] += 1
-            running.kill()
+        self.faults["SIGKILL of the supervisor" if members else "SIGKILL of the worker"] += running.kill()
         for pid in alive(members):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -269,7 +270,10 @@ def tell(campaign: Campaign, verdict: Verdict, seed: int, took: float) -> dict[s
     print(f"seed {seed}: {campaign.kills():,} kills in {took:,.0f} s")
     print(f"messages {verdict.messages:,}: {verdict.rows:,} rows, {verdict.quarantined:,} in quarantine")
     leaked = len(verdict.leaks)
-    print(f"lost {verdict.lost}, doubled {verdict.doubled}, leaked {leaked}, left on the queue {verdict.left}")
+    print(
+        f"lost {verdict.lost}, doubled {verdict.doubled}, leaked {leaked}, in the wrong table {verdict.misplaced}, "
+        f"left on the queues {verdict.left}"
+    )
     print(f"{len(faults)} kinds of fault, {sum(faults.values()):,} in all:")
     for kind, count in faults.most_common():
         slowest = campaign.recoveries.get(kind)
@@ -298,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name, own_servers(Path(name)) as (sqs, database, keyring):
         folder = Path(name) / "work"
         folder.mkdir()
-        with laboratory(folder, sqs=sqs, database=database, keyring=keyring, seed=options.seed) as lab:
+        with laboratory(folder, sqs=sqs, database=database, keyring=keyring, seed=options.seed, pipelines=PAIR) as lab:
             campaign = Campaign(lab, random.Random(options.seed))  # noqa: S311 - a campaign that repeats
             for number in range(options.cycles):
                 campaign.cycle(number)

@@ -98,8 +98,8 @@ def test_poison(lab: Lab) -> None:
     strange = odd(30)
     for body in (*bodies, *strange):
         lab.queue.call("SendMessage", QueueUrl=lab.queue.url, MessageBody=body)
-    lab.bad += len(bad)
-    lab.good += len(strange)
+    lab.lines[0].bad += len(bad)
+    lab.lines[0].good += len(strange)
     lab.send(30)
     running = lab.command.start("run")
     wait_until(lambda: lab.done() == lab.good + lab.bad or running.ended(), "all is done")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.lab import Lab, laboratory
+from tests.faults.lab import PAIR, Lab, laboratory
 from tests.faults.soak import Campaign
 from tests.support.fix_servers import LoginDatabase
 
@@ -18,7 +18,7 @@ CYCLES = 8
 
 @pytest.fixture
 def lab(tmp_path: Path, sqs: SqsServer, login_database: LoginDatabase, keyring: Path) -> Iterator[Lab]:
-    with laboratory(tmp_path, sqs=sqs, database=login_database, keyring=keyring, seed=7) as ready:
+    with laboratory(tmp_path, sqs=sqs, database=login_database, keyring=keyring, seed=7, pipelines=PAIR) as ready:
         yield ready
 
 
@@ -32,18 +32,21 @@ def test_a_short_campaign(lab: Lab) -> None:
     assert verdict.messages > CYCLES * 30
 
 
-def test_the_verdict_sees_what_is_lost_doubled_and_leaked(lab: Lab) -> None:
-    lab.send(30, 2)
+def test_the_verdict_sees_what_is_lost_doubled_misplaced_and_leaked(lab: Lab) -> None:
+    lab.send(60, 4)
     verdict = lab.finish()
     assert verdict.kept
-    assert (verdict.rows, verdict.quarantined) == (30, 2)
+    assert (verdict.rows, verdict.quarantined) == (60, 4)
     lab.database.execute("DELETE FROM user_logins WHERE user_id = 'user-3'")
     lab.database.execute("INSERT INTO user_logins SELECT * FROM user_logins WHERE user_id IN ('user-4', 'user-5')")
     lab.database.execute("UPDATE user_logins SET locale = %s WHERE user_id = 'user-6'", lab.word[-6:])
-    lab.database.execute("UPDATE user_logins SET user_id = 'user-x' WHERE user_id = 'user-7'")
+    lab.database.execute("UPDATE second_logins SET user_id = 'user-x' WHERE user_id = 'user-7'")
+    lab.database.execute("INSERT INTO second_logins SELECT * FROM user_logins WHERE user_id = 'user-8'")
+    lab.database.execute("DELETE FROM user_logins WHERE user_id = 'user-8'")
+    lab.database.execute("INSERT INTO user_logins SELECT * FROM second_logins WHERE user_id = 'user-9'")
     (lab.command.folder / "some.log").write_text(lab.word.encode().hex())
-    lab.queue.send(["{}"])
+    lab.lines[1].queue.send(["{}"])
     verdict = lab.verdict()
-    assert (verdict.lost, verdict.doubled, verdict.strange, verdict.left) == (2, 2, 1, 1)
+    assert (verdict.lost, verdict.doubled, verdict.strange, verdict.misplaced, verdict.left) == (2, 2, 1, 2, 1)
     assert verdict.leaks == ("some.log",)
     assert not verdict.kept

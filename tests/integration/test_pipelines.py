@@ -140,6 +140,17 @@ def test_a_column_stays_registered_until_its_tokens_are_gone(two: Two) -> None:
         assert [table.name for table in register.tables(connection)] == ["tb"]
 
 
+def test_a_column_that_leaves_stays_registered_while_loaders_may_fill_it(two: Two) -> None:
+    with Loader(two.a) as running:
+        app.migrate(named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN}))
+        running.load(body(1))
+    rotation.rotate(two.b)
+    with pytest.raises(RefusedError, match=r"still have tokens under k1: ta.ip 1"):
+        rotation.retire(two.b, "k1")
+    assert rotation.retokenize(two.b).left == {}
+    assert {text.split("_")[2] for text in two.texts("ta", "ip")} == {"k2"}
+
+
 def test_one_table_of_two_pipelines_is_masked_in_one_way(two: Two) -> None:
     app.migrate(two.a.named("c"))
     with connect(two.database.dsn) as connection:
@@ -183,6 +194,27 @@ def test_a_rotation_takes_every_table_along(two: Two) -> None:
     assert two.database.count("tb") == 4
 
 
+def test_a_view_of_an_earlier_rotation_is_replaced(two: Two) -> None:
+    rotation.rotate(two.a)
+    rotation.retire(two.a, "k1")
+    app.migrate(named(two.database, two.a.keys.path, "b", "tb", {"id": PLAIN, "address": IP}))
+    two.database.execute("GRANT SELECT ON tb TO PUBLIC")
+    assert rotation.rotate(two.a).views == ("public.ta_current", "public.tb_current")
+    assert two.database.value("SELECT has_table_privilege('public', 'tb_current', 'SELECT')")
+
+
+def test_networks_are_taken_along_though_another_table_has_brought_the_address(two: Two) -> None:
+    """Its loader, which knows of no column with networks, has taken the address to the active key."""
+    two.load(two.b, 1)
+    rotation.rotate(two.a)
+    two.load(two.a, 1)
+    assert rotation.retokenize(two.a).left == {}
+    again = rotation.retokenize(two.a)
+    assert (again.entries, again.rows, again.left) == (0, 0, {})
+    assert {text.split("_")[2] for text in two.texts("tb", "net")} == {"k2"}
+    rotation.retire(two.a, "k1")
+
+
 def test_a_key_is_not_retired_while_another_table_has_tokens_of_it(two: Two) -> None:
     old = Path(shutil.copytree(two.b.keys.path, two.b.keys.path.with_name("old")))
     late = two.b.model_copy(update={"keys": two.b.keys.model_copy(update={"path": old})})
@@ -218,6 +250,34 @@ def test_a_value_is_erased_from_every_table(two: Two) -> None:
     assert before not in {token for token, _ in originals(two.database, two.a.keys.path)}
     left = "; ".join(remainder.what for remainder in done.remains)
     assert "column net of public.tb, which has the network of the address" in left
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_the_first_batch_after_an_erasure_has_its_originals(two: Two, refused: int) -> None:
+    """By a loader that remembers the value as stored, also where the batch is bisected."""
+    with Loader(two.a) as loader:
+        loader.load(body(1), body(2))
+        erasure.erase_value(two.a, "ip", "10.0.0.1", WHY)
+        if refused:
+            two.database.execute("ALTER TABLE ta ADD CONSTRAINT rule CHECK (id <> 'u9')")
+        counts = loader.load(body(1), body(9 if refused else 3))
+        assert (counts.loaded, counts.rejected, counts.duplicates) == (4 - refused, refused, 0)
+        held = {text for text, _ in originals(two.database, two.a.keys.path)}
+        assert token(two.a, "ip", "10.0.0.1") in held
+        before = two.database.count("coatcheck.batch")
+        loader.load(body(1))
+        assert two.database.count("coatcheck.batch") == before + 1, "once is enough"
+
+
+def test_the_first_batch_after_an_erasure_has_its_aliases(two: Two) -> None:
+    old = Loader(two.b)
+    rotation.rotate(two.a)
+    with old, Loader(two.a) as loader:
+        loader.load(body(1))
+        erasure.erase_value(two.a, "ip", "10.0.0.1", WHY)
+        old.load(body(1))
+        loader.load(body(1))
+        assert two.database.value("SELECT count(*) FROM ta_current AS a JOIN tb_current AS b ON a.ip = b.address") == 1
 
 
 def test_a_token_is_erased_from_every_table(two: Two) -> None:

@@ -227,10 +227,14 @@ class _Untold:
 NO_TRACE: Trace = _Untold()
 
 
+NOTHING_LEFT_OUT = -1
+
+
 class Batch(msgspec.Struct):
     """What one transaction takes: rows, rejects, what the vault keeps of the rows, and the data keys sealed under.
 
-    `trace` is told what happens to it.
+    `trace` is told what happens to it. `erasures` is how many erasures the vault knew of when it left out what it had
+    stored before; NOTHING_LEFT_OUT if it did not.
     """
 
     rows: list[Row] = msgspec.field(default_factory=list)
@@ -239,6 +243,7 @@ class Batch(msgspec.Struct):
     vault: list[VaultEntry] = msgspec.field(default_factory=list)
     aliases: list[Alias] = msgspec.field(default_factory=list)
     trace: Trace = NO_TRACE
+    erasures: int = NOTHING_LEFT_OUT
 
     def __len__(self) -> int:
         """Return the number of messages."""

@@ -84,6 +84,9 @@ class Vault(Protocol):
     def stored(self, batch: Batch, erasures: int = 0) -> None:
         """Take note that the batch with what `keep` added has been committed as a whole, after so many erasures."""
 
+    def missed(self, batch: Batch, erasures: int) -> bool:
+        """Tell whether erasures up to the commit may have taken what `keep` left out: then the rows are kept again."""
+
 
 class BodySealer(Protocol):
     """Seals bodies on the road; it cannot open them."""

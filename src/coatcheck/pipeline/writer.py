@@ -82,9 +82,7 @@ class Writer:
 
         Raises what `Sink.write` raises, and RefusedError of the breaker.
         """
-        await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
-        self._vault.keep(batch)
-        self._add_data_keys(batch)
+        await self._sealed(batch)
         began = time.monotonic()
         outcome = await self._sink.write(batch)
         self._measure(batch, outcome, time.monotonic() - began)
@@ -94,6 +92,7 @@ class Writer:
         self.counts.suppressed += outcome.suppressed
         passed = outcome.loaded + outcome.suppressed
         self._breaker.written(loaded=passed, refused=[reject for _, reject in outcome.refused])
+        missed = self._vault.missed(batch, outcome.erasures)
         if outcome.refused:
             await self._sealer.ready(len(outcome.refused))
             self._tell_refused([reject.reason for _, reject in outcome.refused])
@@ -101,6 +100,29 @@ class Writer:
             await self.write(Batch(rejected=refused, trace=batch.trace))
         else:  # of rows that were refused nothing may have been stored
             self._vault.stored(batch, outcome.erasures)
+        if missed:
+            await self._keep_again(batch, outcome)
+
+    async def _sealed(self, batch: Batch) -> None:
+        """Add to a batch what the vault is to keep of it."""
+        await self._sealer.ready(len(batch.rows) * self._vault.seals_each)
+        self._vault.keep(batch)
+        self._add_data_keys(batch)
+
+    async def _keep_again(self, batch: Batch, outcome: Outcome) -> None:
+        """Store what an erasure has taken that was not known of yet: an original that was stored before, an alias.
+
+        The ledger knows the rows by now, so this adds nothing else.
+        """
+        refused = {id(row) for row, _ in outcome.refused}
+        rows = [row for row in batch.rows if id(row) not in refused]
+        missed = bool(rows)
+        while missed:
+            again = Batch(rows, trace=batch.trace)
+            await self._sealed(again)
+            erasures = (await self._sink.write(again)).erasures
+            missed = self._vault.missed(again, erasures)
+            self._vault.stored(again, erasures)
 
     def _tell_refused(self, reasons: list[Reason]) -> None:
         for reason, count in Counter(reasons).items():

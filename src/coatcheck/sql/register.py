@@ -214,7 +214,9 @@ def _forget_left(connection: psycopg.Connection[Any], pipeline: Pipeline, masked
             "domains": [column.domain for column in masked],
         },
     ).fetchall()
-    for schema, table, column, scheme, domain, number in found:
+    for schema, table, column, scheme, domain, recent, number in found:
+        if recent and number is not None:
+            continue  # loaders that run may fill it until they are started again
         if number is None or (scheme and not _any(connection, schema, table, column, f"{scheme}_{domain}_")):
             at = {"pipeline": pipeline.name, "schema": schema, "table": table, "column": column}
             connection.execute(query("register_forget"), at | {"scheme": scheme, "domain": domain})

@@ -101,6 +101,8 @@ class Retokenizer:
                 done.mismatched = done.foreign = 0  # those that stay are met in each pass
                 for domain in self._vaulted():
                     self._entries(domain, done)
+                    if done.left:
+                        self._derived(domain)
                 self._rows(done)
                 done.left = rows_left(self._connection, self._tables, self._old.kid)
                 now = sum(done.left.values())
@@ -129,16 +131,10 @@ class Retokenizer:
     # -- the vault
 
     def _entries(self, domain: str, done: Retokenized) -> None:
-        old, new, derived = self._functions(domain)
-        first, beyond = key_range(domain, self._old.kid)
-        at: dict[str, Any] = {"first": first, "beyond": beyond, "token": "", "epoch": 0, "limit": _PAGE}
-        while page := self._execute(query("retokenize_page"), at).fetchall():
+        _, new, derived = self._functions(domain)
+        for page in self._pages("retokenize_page", domain, done):
             stored, aliases = [], set[Alias]()
-            for token, epoch, nonce, ciphertext, dek_id, kek, wrapped in page:
-                data_key = DataKey(dek_id.bytes, kek, wrapped)
-                if self._is_foreign(data_key, done):
-                    continue
-                original = self._original(token, epoch, Sealed(dek_id.bytes, nonce, ciphertext), data_key, old)
+            for token, epoch, original in page:
                 fresh = None if original is None else _or_none(new, original)
                 if original is None or fresh is None:
                     done.mismatched += 1
@@ -148,8 +144,33 @@ class Retokenizer:
                 aliases.update(_aliases(derived, original))
             self._store(sorted(stored, key=lambda entry: entry[:2]), sorted(aliases))
             done.entries += len(stored)
-            at |= {"token": page[-1][0], "epoch": page[-1][1]}
             self._progress(done)
+
+    def _derived(self, domain: str) -> None:
+        """Make the aliases of what else is made of the same fields, for entries that are under the active key already.
+
+        A loader whose table has no such column has taken them there without.
+        """
+        _, _, derived = self._functions(domain)
+        counted = Retokenized(entries=1)  # in another place
+        for page in self._pages("retokenize_done", domain, counted) if derived else ():
+            originals = [original for _, _, original in page if original is not None]
+            self._store([], sorted({alias for original in originals for alias in _aliases(derived, original)}))
+
+    def _pages(self, name: str, domain: str, done: Retokenized) -> Iterator[list[tuple[str, int, str | None]]]:
+        """Yield pages of (token, epoch, original) under the old key; None as the original of what does not open."""
+        old, _, _ = self._functions(domain)
+        first, beyond = key_range(domain, self._old.kid)
+        at: dict[str, Any] = {"first": first, "beyond": beyond, "token": "", "epoch": 0, "limit": _PAGE}
+        while page := self._execute(query(name), at).fetchall():
+            opened = []
+            for token, epoch, nonce, ciphertext, dek_id, kek, wrapped in page:
+                data_key = DataKey(dek_id.bytes, kek, wrapped)
+                if not self._is_foreign(data_key, done):
+                    sealed = Sealed(dek_id.bytes, nonce, ciphertext)
+                    opened.append((token, epoch, self._original(token, epoch, sealed, data_key, old)))
+            yield opened
+            at |= {"token": page[-1][0], "epoch": page[-1][1]}
 
     def _is_foreign(self, data_key: DataKey, done: Retokenized) -> bool:
         """Tell whether no key that is here opens a data key: a loader may have planted it, so the others go on.

@@ -14,7 +14,7 @@ from coatcheck.keys.forms import Form, FormError
 from coatcheck.keys.tokens import Tokenizer
 from coatcheck.pipeline.columns import Column
 from coatcheck.pipeline.mask import masking, vault_columns
-from coatcheck.pipeline.message import Alias, Batch, Value, VaultEntry
+from coatcheck.pipeline.message import NOTHING_LEFT_OUT, Alias, Batch, Value, VaultEntry
 from coatcheck.pipeline.ports import BodySealer
 
 _PURPOSE = b"coatcheck/vault/v1"
@@ -86,6 +86,7 @@ class VaultStore:
         epoch = self._epoch()
         if epoch != self._of_epoch:
             self._recent, self._older, self._of_epoch = set(), set(), epoch
+        batch.erasures = self._erasures if self._recent or self._older else NOTHING_LEFT_OUT
         originals, aliases = self._fresh(batch)
         if originals:
             tokens = sorted(originals)
@@ -136,18 +137,30 @@ class VaultStore:
         """Take note that the batch with what `keep` added has been committed as a whole.
 
         `erasures` is how many erasures its transaction saw. After one more all is forgotten: what was erased and comes
-        again is to be stored again. Only what is in flight at that moment may lie without its original.
+        again is to be stored again.
         """
         if erasures < self._erasures:
             return  # an older snapshot: what it has stored may be erased since
-        if erasures > self._erasures:
-            self._recent, self._older, self._erasures = set(), set(), erasures
+        self._learn(erasures)
         if any(entry.epoch != self._of_epoch for entry in batch.vault):
             return  # the epoch has changed meanwhile: what is stored in the old one is not in the new one
         self._recent.update([entry.token for entry in batch.vault])
         self._recent.update([alias.old for alias in batch.aliases])
         if len(self._recent) > self._half:
             self._recent, self._older = set(), self._recent
+
+    def missed(self, batch: Batch, erasures: int) -> bool:
+        """Tell whether an erasure may have taken what `keep` left out of a batch that has been committed since.
+
+        `erasures` is how many its transaction saw. The rows may be without their originals and aliases until they are
+        kept once more.
+        """
+        self._learn(erasures)
+        return batch.erasures not in (NOTHING_LEFT_OUT, erasures)
+
+    def _learn(self, erasures: int) -> None:
+        if erasures > self._erasures:
+            self._recent, self._older, self._erasures = set(), set(), erasures
 
 
 def _old_text(column: Column, retiring: Tokenizer, form: Form | None) -> Callable[[object], str | None]:

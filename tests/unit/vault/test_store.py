@@ -196,6 +196,21 @@ def test_an_erasure_makes_forget_and_an_older_snapshot_teaches_nothing() -> None
     assert tokens(left) == sorted(map(token, ("Ada", "Bob")))
 
 
+def test_what_was_left_out_before_an_erasure_was_known_is_missed() -> None:
+    store = a_store()
+    first = kept(store, {"name": "Ada"})
+    assert not store.missed(first, 5), "nothing was left out"
+    store.stored(first, erasures=5)
+    one, other = kept(store, {"name": "Ada"}), kept(store, {"name": "Ada"})
+    assert tokens(one) == []
+    assert not store.missed(one, 5)
+    assert store.missed(one, 6)
+    assert store.missed(other, 6), "although it is known by now"
+    again = kept(store, {"name": "Ada"})
+    assert tokens(again) == [token("Ada")]
+    assert not store.missed(again, 6)
+
+
 @given(st.integers(2, 9), st.lists(st.integers(0, 30), max_size=120))
 def test_memory_is_bounded_and_never_wrong(remember: int, names: list[int]) -> None:
     """Whatever comes: what is not stored is kept, and no more than `remember` tokens and one batch are remembered."""

@@ -178,7 +178,13 @@ def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
     """
     view = view_name(table)
     with connect(dsn) as connection, translated("make the view over the target table"), connection.transaction():
-        connection.execute(create_view(table, columns, _table_columns(connection, table)))
+        create = create_view(table, columns, _table_columns(connection, table))
+        try:
+            with connection.transaction():
+                connection.execute(create)
+        except psycopg.errors.InvalidTableDefinition:  # that of an earlier rotation, when the columns were others
+            connection.execute(sql.SQL("DROP VIEW {}").format(table_identifier(view)))
+            connection.execute(create)
         for (grantee,) in connection.execute(query("table_readers"), named(table)).fetchall():
             role = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
             connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_identifier(view), role))

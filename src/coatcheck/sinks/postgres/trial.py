@@ -81,7 +81,6 @@ class Trial:
             written = await self._commit(batch, self._repeats)
         except FaultError as fault:
             await self._apart(batch, fault)
-            self._outcome.erasures = 0  # its parts may have seen different numbers
             return
         self._repeats = 0
         outcome = self._outcome
@@ -89,7 +88,7 @@ class Trial:
         outcome.quarantined += written.quarantined
         outcome.duplicates += written.duplicates
         outcome.suppressed += written.suppressed
-        outcome.erasures = written.erasures
+        outcome.erasures = written.erasures  # of the last part, which no other part exceeds
 
     async def _apart(self, batch: Batch, fault: FaultError) -> None:
         """Write the parts of a batch that was refused."""
