@@ -18,7 +18,7 @@ from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sinks.postgres.target_catalog import named
+from coatcheck.sinks.postgres.target_catalog import named, where
 from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline
@@ -307,21 +307,6 @@ def _target(
     if all(finding.level != "error" for finding in findings):
         findings += target_findings.probe(connection, table, columns)
     return findings
-
-
-def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str:
-    """Return a pipeline's table: with the schema it is registered with, where this login's search_path leads elsewhere.
-
-    Raises psycopg.Error.
-    """
-    try:
-        known = register.pipelines(connection).get(pipeline)
-    except psycopg.errors.InsufficientPrivilege:
-        return table  # which one is missing is found with the others
-    if known is None or table != known.table:
-        return table
-    found = connection.execute(query("table_schema"), named(table)).fetchone()
-    return table if found == (known.schema,) else known.qualified
 
 
 def _register_findings(
