@@ -17,7 +17,7 @@ from pydantic import ValidationError, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from coatcheck.config import DEFAULT_PIPELINE, Config
+from coatcheck.config import DEFAULT_PIPELINE, Config, SourceConfig
 from coatcheck.config_file import in_file
 from coatcheck.config_pipelines import PIPELINES, PipelineConfig, problems, sections_of, split
 from coatcheck.errors import ConfigError
@@ -32,6 +32,10 @@ _VARIABLES = {f"{PREFIX}{name.upper()}" for name in _SECTIONS}
 _FORM = f"{PREFIX}SECTION__OPTION"
 _KUBERNETES = re.compile(r"_(SERVICE|PORT)(_|$)")
 """What a pod finds in its environment for a service of the name coatcheck."""
+_QUEUE = re.compile(
+    r"(?:arn:[^:]*:sqs:(?P<arn_region>[^:]*):(?P<arn_account>[^:]*):"
+    r"|https?://(?:sqs[.](?P<region>[a-z0-9-]+)[.])?[^/]*/(?:.*/)??(?:(?P<account>[0-9]{12})/)?)?(?P<name>[^/:]+)/?"
+)
 
 
 class _Variables(BaseSettings):
@@ -180,17 +184,27 @@ def _told(error: ValidationError, sections: Mapping[str, str]) -> Iterator[str]:
         yield f"{name}: {text}" if name else text
 
 
+def _may_be_one(one: SourceConfig, other: SourceConfig) -> bool:
+    """Tell whether two sources may be one queue, as far as name, URL or ARN tell."""
+    a, b = (_QUEUE.fullmatch(source.queue) for source in (one, other))
+    if not a or not b:
+        return one.queue == other.queue
+    regions = {a["arn_region"] or a["region"] or one.region, b["arn_region"] or b["region"] or other.region}
+    accounts = {a["arn_account"] or a["account"], b["arn_account"] or b["account"]}
+    same_account = len(accounts) == 1 if None not in accounts else one.profile == other.profile
+    same_region = len(regions) == 1 or None in regions
+    return bool(a["name"] == b["name"]) and same_account and same_region and one.endpoint_url == other.endpoint_url
+
+
 def _apart(configs: Sequence[Config]) -> Iterator[str]:
     """Yield where pipelines of one file contradict each other."""
-    queues: dict[tuple[str, str | None], str] = {}
     forms: dict[str, tuple[str, tuple[object, ...]]] = {}
-    for config in configs:
-        queue = config.source.queue, config.source.endpoint_url
-        other = queues.setdefault(queue, config.pipeline)
-        if other != config.pipeline:
+    for place, config in enumerate(configs):
+        same = next((other for other in configs[:place] if _may_be_one(other.source, config.source)), None)
+        if same:
             yield (
-                f"pipelines.{config.pipeline}.source.queue: the pipeline {other} reads the same queue, so each message "
-                "would go to one of the two by chance"
+                f"pipelines.{config.pipeline}.source.queue: the pipeline {same.pipeline} reads the same queue, so each "
+                "message would go to one of the two by chance; if they are two, give both by their ARN"
             )
         for domain, form in config.forms().items():
             first, known = forms.setdefault(domain, (config.pipeline, form))

@@ -179,9 +179,9 @@ def audit_verifier(config: Config) -> VerifierKey:
 # -- which databases use the keyring
 
 
-def other_databases(config: Config, database_id: str, kid: str) -> list[str]:
-    """Return the places of the databases, beside this one, that have not let a token key go. Raises ConfigError."""
-    others = databases.read(config.keys.path).others(database_id, kid)
+def other_databases(config: Config, database_id: str, key_id: str) -> list[str]:
+    """Return the places of the databases, beside this one, that have not let a key go. Raises ConfigError."""
+    others = databases.read(config.keys.path).others(database_id, key_id)
     return [f"{one.place or 'an unknown place'} ({one.id})" for one in others]
 
 
@@ -192,9 +192,9 @@ def note_database(config: Config, database_id: str, place: str) -> None:
         databases.note(folder, database_id, place)
 
 
-def note_retired(config: Config, database_id: str, kid: str) -> None:
-    """Note that a database has let a token key go. Raises ConfigError, RefusedError."""
-    databases.retired(config.keys.path, database_id, kid)
+def note_retired(config: Config, database_id: str, key_id: str) -> None:
+    """Note that a database has let a key go. Raises ConfigError, RefusedError."""
+    databases.retired(config.keys.path, database_id, key_id)
 
 
 def forget_database(config: Config, database_id: str) -> bool:
@@ -276,6 +276,12 @@ def rotate_seal(config: Config) -> rotate.RotatedSeal:
     """Put a new seal pair in place of the one in use (local). Raises RefusedError: KMS has keys of its own."""
     _refuse_kms(config)
     return rotate.rotate_seal(config.keys.path, passphrase=_passphrase(config))
+
+
+def check_retire_seal(config: Config, key_id: str) -> None:
+    """Raise what `retire_seal` would raise."""
+    _refuse_kms(config)
+    rotate.check_retire_seal(config.keys.path, key_id)
 
 
 def retire_seal(config: Config, key_id: str) -> None:

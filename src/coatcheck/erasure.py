@@ -62,7 +62,9 @@ def _eraser(config: Config, progress: Progress = _silent) -> Iterator[tuple[Eras
     with connect(custody.dsn(config)) as connection:
         refuse_without_rights(connection, ())
         with translated("read the register of pipelines"):
+            register.refuse_unknown_tables(connection)
             there = register.read(connection)
+            register.refuse_hidden_rows(connection, there.tables)
         refuse_without_rights(connection, there.tables)
         yield Eraser(connection, tables=there.tables, progress=progress), there
 

@@ -6,9 +6,10 @@ originals away is for a login that may: `coatcheck maintain`, every day.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 
 from coatcheck import app, custody, erasure
 from coatcheck.config import Config
@@ -23,7 +24,7 @@ from coatcheck.vault.epochs import Epochs, Period, ended_before
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """What was done: days of the ledger forgotten, epochs made and erased, and the target's partitions.
+    """What was done: days of the ledger forgotten, epochs made and erased, and the target tables' partitions.
 
     `rows_deleted` were in no partition of their own; `left` is what is due and could not be done now, or by this login.
     """
@@ -37,8 +38,10 @@ class Maintained:
     left: tuple[Left, ...]
 
 
-def maintain(config: Config, why: Why | None = None) -> Maintained:
+def maintain(config: Config, why: Why | None = None, beside: Sequence[Config] = ()) -> Maintained:
     """Do what is due. `why` is the reason and ticket under which epochs are erased that `[vault] keep_epochs` lets go.
+
+    `beside` are the other pipelines of this database whose tables are to be seen to.
 
     Raises UnreachableError, ConfigError.
     """
@@ -47,9 +50,17 @@ def maintain(config: Config, why: Why | None = None) -> Maintained:
         days = schema.upkeep(connection, "prune", {}, left)
         epochs = {"epochs": list(Epochs(config.vault.epoch).ahead())}
         made = schema.upkeep(connection, "make_epochs", epochs, left)
-    kept = _partitions(config)
+    tables = [_partitions(each) for each in (config, *beside)]
     erased = tuple(_erase_epochs(config, why, left))
-    return Maintained(days, made, erased, kept.made, kept.dropped, kept.deleted, (*left, *kept.left))
+    return Maintained(
+        days,
+        made,
+        erased,
+        tuple(chain.from_iterable(kept.made for kept in tables)),
+        tuple(chain.from_iterable(kept.dropped for kept in tables)),
+        sum(kept.deleted for kept in tables),
+        (*left, *chain.from_iterable(kept.left for kept in tables)),
+    )
 
 
 def _partitions(config: Config) -> Kept:

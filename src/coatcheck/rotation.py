@@ -59,8 +59,11 @@ def rotate(config: Config) -> Rotated:
     with connect(dsn) as connection, translated("write the audit trail"):
         known_keys.hold(connection, custody.keyring_id(keys))
         known_keys.refuse_without_rights(connection)
+        register.refuse_unknown_tables(connection)
+        register.refuse_unmovable(connection)
         there = register.read(connection)
         _refuse_fixed(there, config)
+        _refuse_two_forms(there)
         keyring.note(config, connection)
         views = tuple(schema.make_view(dsn, table.qualified, table.columns) for table in there.tables)
         append(connection, "rotation asked")
@@ -97,6 +100,21 @@ def _forms(config: Config, tables: tuple[Table, ...]) -> dict[str, str]:
     return {column.domain: form_of(column).form_id for column in columns} | custody.form_ids(config)
 
 
+def _refuse_two_forms(there: register.Register) -> None:
+    """Refuse where pipelines disagree on a domain's canonical form: one would get the other's tokens."""
+    forms: dict[str, set[str]] = {}
+    for masked in there.masked:
+        if masked.configured and masked.column.scheme == "pt1":
+            forms.setdefault(masked.column.domain, set()).add(form_of(masked.column).form_id)
+    several = sorted(domain for domain, found in forms.items() if len(found) > 1)
+    if several:
+        raise RefusedError(
+            f"pipelines of this database give the domain {', '.join(several)} different canonical forms",
+            hint="agree on one (parse, casefold, strip_chars, subnet), or give one of them another domain, and run "
+            "`coatcheck migrate` with each file",
+        )
+
+
 def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda _: None) -> Retokenized:
     """Take vault and all tables to the active key. Raises RefusedError: there is no key that retires."""
     keys = keyring.loader_keys(config)
@@ -105,6 +123,7 @@ def retokenize(config: Config, progress: Callable[[Retokenized], None] = lambda 
     with connect(custody.dsn(config)) as connection:
         with translated("read the register of pipelines"):
             tables = register.tables(connection)
+            register.refuse_hidden_rows(connection, tables)
         forms = _forms(config, tables)
         old_forms = known_keys.register(connection, custody.keyring_id(keys), forms)
         if old_forms is None:
@@ -140,7 +159,10 @@ def retire(config: Config, kid: str) -> Retired:
     keys.token_root(kid)  # raises for an unknown one
     with connect(custody.dsn(config)) as connection:
         with translated("read the register of pipelines"):
+            register.refuse_unknown_tables(connection)
+            register.refuse_unmovable(connection)
             tables = register.tables(connection)
+            register.refuse_hidden_rows(connection, tables)
         known_keys.register(connection, custody.keyring_id(keys), custody.form_ids(config))
         database_id = keyring.note(config, connection)
         retire_key(connection, tables=tables, kid=kid)
@@ -149,6 +171,12 @@ def retire(config: Config, kid: str) -> Retired:
     if not others:
         custody.retire_token_key(config, kid)
     return Retired(tuple(others))
+
+
+def other_databases(config: Config, key_id: str) -> list[str]:
+    """Return the places of the databases, beside this one, that use the keyring and have not let a key go."""
+    with connect(custody.dsn(config)) as connection:
+        return custody.other_databases(config, keyring.note(config, connection), key_id)
 
 
 def _seal_kek(config: Config) -> str | None:
@@ -179,8 +207,12 @@ def rewrap(config: Config, progress: Callable[[int], None] = lambda _: None) -> 
         return done
 
 
-def retire_seal(config: Config, key_id: str) -> None:
-    """Delete the private half of an older seal pair. Raises RefusedError: a data key is wrapped under it."""
+def retire_seal(config: Config, key_id: str) -> Retired:
+    """End an older seal pair in this database, and delete its private half when no database is left that uses it.
+
+    Raises RefusedError: a data key is wrapped under it, or it is in use.
+    """
+    custody.check_retire_seal(config, key_id)  # before the database shuts the key out
     with connect(custody.dsn(config)) as connection, translated("look for data keys"):
         known_keys.hold_seal(known_keys.seals(connection), _seal_kek(config))
         found = connection.execute(query("rewrap_left"), {"kek": kek(key_id)}).fetchone()
@@ -188,7 +220,12 @@ def retire_seal(config: Config, key_id: str) -> None:
             raise RefusedError(
                 f"{found[0]:,} data keys are wrapped under {key_id}", hint="run `coatcheck keys rewrap` first"
             )
+        database_id = keyring.note(config, connection)
         append(connection, "seal key retirement asked", key=key_id)
         connection.execute(query("seal_retire"), {"kek": kek(key_id)})
-        custody.retire_seal(config, key_id)
+        custody.note_retired(config, database_id, key_id)
+        others = custody.other_databases(config, database_id, key_id)
+        if not others:
+            custody.retire_seal(config, key_id)
         append(connection, "seal key retired", key=key_id)
+    return Retired(tuple(others))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from tests.support.fix_servers import LoginDatabase, Queue
 from tests.support.vaults import Loader, configuration, originals, token
 
@@ -19,6 +20,7 @@ from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 from coatcheck.keys.databases import read as databases
 from coatcheck.keys.local import create
+from coatcheck.keys.seal_pair import kept_files
 from coatcheck.loop import run_async
 from coatcheck.sinks.postgres.quarantine import Selection
 from coatcheck.sql import register
@@ -135,6 +137,7 @@ def test_a_column_stays_registered_until_its_tokens_are_gone(two: Two) -> None:
     rotation.retokenize(without)
     assert {text.split("_")[2] for text in two.texts("ta", "ip")} == {"k2"}
     two.database.execute("UPDATE ta SET ip = NULL")
+    two.database.execute("UPDATE coatcheck.masked_column SET left_at = left_at - interval '31 days'")
     app.migrate(without)
     with connect(two.database.dsn) as connection:
         assert [table.name for table in register.tables(connection)] == ["tb"]
@@ -142,7 +145,8 @@ def test_a_column_stays_registered_until_its_tokens_are_gone(two: Two) -> None:
 
 def test_a_column_that_leaves_stays_registered_while_loaders_may_fill_it(two: Two) -> None:
     with Loader(two.a) as running:
-        app.migrate(named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN}))
+        for _ in range(2):
+            app.migrate(named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN}))
         running.load(body(1))
     rotation.rotate(two.b)
     with pytest.raises(RefusedError, match=r"still have tokens under k1: ta.ip 1"):
@@ -400,6 +404,156 @@ def test_a_database_that_is_gone_can_be_forgotten(two: Two, second: Config) -> N
         app.registered(second, custody.loader_keys(second))
 
 
+def test_a_seal_key_stays_in_the_keyring_until_every_database_has_let_it_go(two: Two, second: Config) -> None:
+    two.load(two.a, 1)
+    with Loader(second) as loader:
+        loader.load(body(1))
+    done, _ = rotation.rotate_seal(two.a)
+    others = rotation.other_databases(two.a, done.old_id)
+    assert len(others) == 1
+    assert list(rotation.retire_seal(two.a, done.old_id).others) == others
+    with pytest.raises(ConfigError, match="this database does not know the seal key"):
+        rotation.retire_seal(second, done.old_id)
+    assert rotation.rewrap(second) == 1
+    assert rotation.retire_seal(second, done.old_id).others == ()
+    assert not kept_files(two.a.keys.path)
+    with Loader(second) as loader:
+        loader.load(body(2))
+
+
+def test_what_cannot_be_retired_is_refused_before_the_database_shuts_it_out(two: Two) -> None:
+    active = custody.seal_kek(two.a)
+    assert active is not None
+    app.registered(two.a, custody.loader_keys(two.a))
+    for key_id, error in ((active.rpartition(":")[2], RefusedError), ("0" * 16, ConfigError)):
+        with pytest.raises(error):
+            rotation.retire_seal(two.a, key_id)
+    two.load(two.a, 1)
+    assert two.database.execute("SELECT state FROM coatcheck.seal_key") == [("in use",)]
+
+
+def acting(config: Config, dsn: str) -> Config:
+    return config.model_copy(update={"target": config.target.model_copy(update={"dsn": SecretStr(dsn)})})
+
+
+def test_rows_that_are_hidden_are_not_taken_for_none(two: Two) -> None:
+    two.load(two.a, 1)
+    two.load(two.b, 1)
+    two.database.execute("ALTER TABLE tb ENABLE ROW LEVEL SECURITY")
+    rotator, eraser = (acting(two.a, two.database.role(f"coatcheck_{role}")) for role in ("rotator", "eraser"))
+    rotation.rotate(two.a)
+    told = r"row-level security may hide rows of public\.tb from this login"
+    for attempt in (
+        lambda: rotation.retokenize(rotator),
+        lambda: rotation.retire(rotator, "k1"),
+        lambda: erasure.erase_value(eraser, "ip", "10.0.0.1", WHY),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            attempt()
+    assert custody.loader_keys(two.a).kids == ("k2", "k1")
+    rotation.retokenize(two.a)
+    assert rotation.retire(two.a, "k1").others == ()
+    assert two.joined() == 1
+
+
+MOVES = {
+    "a table that is renamed": "ALTER TABLE ta RENAME TO old",
+    "a table that is moved": "CREATE SCHEMA arch; ALTER TABLE ta SET SCHEMA arch; ALTER TABLE arch.ta RENAME TO old",
+    "a column that is renamed": "ALTER TABLE ta RENAME ip TO masked; ALTER TABLE ta RENAME TO old",
+    "a view in its place": "ALTER TABLE ta RENAME TO old; CREATE VIEW ta AS SELECT * FROM old WHERE false",
+    "another table in its place": "ALTER TABLE ta RENAME TO old; CREATE TABLE ta (id text, ip text)",
+    "two that swap": "ALTER TABLE ta RENAME TO old; ALTER TABLE tb RENAME TO ta; ALTER TABLE old RENAME TO tb",
+}
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["configured", "left"])
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_the_register_follows(two: Two, move: str, left: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """What is looked up by oid cannot get lost: a rotation takes it along, whoever migrates, or does not."""
+    two.load(two.a, 1)
+    two.load(two.b, 1)
+    if left:
+        app.migrate(named(two.database, two.a.keys.path, "default", "ta", {"id": PLAIN}))
+    two.database.execute(move)
+    with connect(two.database.dsn) as connection:
+        table, column = next(
+            (table.identifier.as_string(), column.name)
+            for table in register.tables(connection)
+            for column in table.columns
+            if column.domain == "ip" and table.name in ("old", "tb") and len(table.columns) == 1
+        )
+    rotation.rotate(two.b)
+    assert rotation.retokenize(two.b).left == {}
+    assert rotation.retire(two.b, "k1").others == ()
+    [(text,)] = two.database.execute(f"SELECT {column} FROM {table}")
+    assert text.split("_")[2] == "k2"
+    assert text in {token for token, _ in originals(two.database, two.a.keys.path)}
+
+
+def test_the_table_of_before_stays_registered_when_another_takes_its_name(two: Two) -> None:
+    two.load(two.a, 1)
+    two.database.execute("ALTER TABLE ta RENAME TO ta_2025")
+    app.migrate(two.a)
+    two.load(two.a, 2)
+    rotation.rotate(two.a)
+    rotation.retokenize(two.a)
+    rotation.retire(two.a, "k1")
+    assert {text.split("_")[2] for name in ("ta", "ta_2025") for text in two.texts(name, "ip")} == {"k2"}
+
+
+def test_a_table_that_is_dropped_is_no_longer_registered(two: Two) -> None:
+    two.load(two.a, 1)
+    two.database.execute("DROP TABLE ta")
+    rotation.rotate(two.b)
+    rotation.retokenize(two.b)
+    assert rotation.retire(two.b, "k1").others == ()
+
+
+def test_a_rotation_is_refused_while_rows_are_behind_a_view(two: Two) -> None:
+    two.database.execute("CREATE TABLE base (id text, ip text); CREATE VIEW vw AS SELECT * FROM base WHERE id <> 'u1'")
+    view = named(two.database, two.a.keys.path, "v", "vw", OF_A)
+    app.migrate(view)
+    two.load(view, 1)
+    with pytest.raises(RefusedError, match=r"rows behind a view .*: public\.vw"):
+        rotation.rotate(two.b)
+    assert custody.loader_keys(two.a).kids == ("k1",)
+
+
+def test_tokens_of_before_the_register_are_not_forgotten(two: Two) -> None:
+    two.load(two.b, 1)
+    two.database.execute("DELETE FROM coatcheck.masked_column WHERE pipeline = 'default'")
+    two.database.execute("DELETE FROM coatcheck.pipeline WHERE pipeline = 'default'")
+    two.database.execute("UPDATE coatcheck.database SET adopted = true")
+    for attempt in (
+        lambda: rotation.rotate(two.b),
+        lambda: rotation.retire(two.b, "k0"),
+        lambda: erasure.erase_value(two.b, "ip", "10.0.0.1", WHY),
+    ):
+        with pytest.raises(CoatcheckError) as caught:
+            attempt()
+        assert "k0" in caught.value.message or "of before the upgrade" in caught.value.message
+    app.migrate(two.a)
+    rotation.rotate(two.b)
+
+
+def test_the_partitions_of_every_pipelines_table_are_maintained(two: Two) -> None:
+    at: Mapping[str, Mapping[str, object]] = {"at": {"from": "$sent_at", "type": "timestamptz", "required": True}}
+    configs = []
+    for name in ("c", "d"):
+        config = named(two.database, two.a.keys.path, name, f"t{name}", {**OF_A, **at})
+        target = config.target.model_copy(update={"partition_by": "at", "partition": "day"})
+        configs.append(config.model_copy(update={"target": target}))
+        app.migrate(configs[-1])
+    for (name,) in two.database.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'td'::regclass"
+    ):
+        if not name.endswith("other"):
+            two.database.execute(f"DROP TABLE {name}")
+    done = maintenance.maintain(configs[0], beside=configs[1:])
+    assert done.partitions_made
+    assert all(name.rpartition(".")[2].startswith("td") for name in done.partitions_made)
+
+
 @pytest.fixture
 def aws(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
     """A queue that `status` can ask, with the environment that leads there."""
@@ -527,6 +681,9 @@ def test_two_forms_of_one_domain_in_two_files_are_told_by_check(two: Two) -> Non
     assert any(told in finding.what for finding in run_async(check(d)) if finding.level == "error")
     with pytest.raises(ConfigError, match=told):
         app.registered(d, custody.loader_keys(d))
+    with pytest.raises(RefusedError, match="give the domain mail different canonical forms"):
+        rotation.rotate(two.a)
+    assert custody.loader_keys(two.a).kids == ("k1",)
 
 
 def test_a_keyring_knows_a_database_from_its_migration_on(two: Two, second: Config) -> None:

@@ -44,6 +44,15 @@ def shared(context: click.Context, pipeline: str | None = None, *, unattended: b
     return _read(context, lambda: (load_shared(context.obj, pipeline),), name=False, unattended=unattended)[0]
 
 
+def of_one_database(context: click.Context) -> tuple[Config, ...]:
+    """Read what `shared` reads, and after it the file's other pipelines on that database. Raises ConfigError."""
+    from coatcheck.config_load import load_all
+
+    first = shared(context, unattended=True)
+    others = (config for config in load_all(context.obj) if config.pipeline != first.pipeline)
+    return (first, *(config for config in others if config.conninfo() == first.conninfo()))
+
+
 def configurations(
     context: click.Context, names: Sequence[str] = (), *, unattended: bool = False
 ) -> tuple[Config, ...]:

@@ -13,7 +13,13 @@ from coatcheck.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from coatcheck.config import Config
+    from coatcheck.rotation import Retired
     from coatcheck.vault.retokenize import Retokenized
+
+
+forget_option = click.option(
+    "--forget", "gone", metavar="ID", help="Forget a database that uses the keyring no longer."
+)
 
 
 class _Keys(Sections):
@@ -80,7 +86,8 @@ def rotate(context: click.Context) -> None:
     """
     from coatcheck import rotation
 
-    done = rotation.rotate(shared(context))
+    config = shared(context)
+    done = rotation.rotate(config)
     terminal.out(f"{done.new} is the active token key, {done.old} retires")
     for view in done.views:
         terminal.out(f"until then groups and joins are whole in the view {view}")
@@ -90,6 +97,7 @@ def rotate(context: click.Context) -> None:
         "next: bring the keyring to every loader and start it again, then `coatcheck keys retokenize` and "
         f"`coatcheck keys retire {done.old}`"
     )
+    _tell_others(config, done.old, "retokenize")
 
 
 @keys.command()
@@ -119,26 +127,21 @@ def retokenize(context: click.Context) -> None:
 
 @keys.command()
 @click.argument("kid")
-@click.option("--forget", "gone", metavar="ID", help="Forget a database that uses the keyring no longer.")
+@forget_option
 @click.pass_context
 def retire(context: click.Context, kid: str, gone: str | None) -> None:
     """Remove a token key for good. Refused while any of its tokens is left; a loader that still has it is shut out.
 
     Where several databases use the keyring, each retires the key for itself; the last one takes it out.
     """
-    from coatcheck import custody, rotation
+    from coatcheck import rotation
 
     config = shared(context)
-    if gone and not custody.forget_database(config, gone):
-        raise ConfigError(f"the keyring knows no database {gone}", hint="it stands in databases.json of its folder")
+    _forget(config, gone)
     done = rotation.retire(config, kid)
     terminal.out(f"{kid} is retired in this database: no token of it is left, and none can be written")
     if done.others:
-        raise RefusedError(
-            f"{kid} stays in the keyring: these databases have not let it go: {', '.join(done.others)}",
-            hint=f"run `coatcheck keys retire {kid}` with the configuration of each; for one that no longer exists add "
-            "--forget ID",
-        )
+        raise _kept(kid, "retire", done)
 
 
 @keys.command("rotate-seal")
@@ -147,7 +150,8 @@ def rotate_seal(context: click.Context) -> None:
     """Put a new seal pair in place of the one in use, and wrap all data keys anew. Tokens are not touched."""
     from coatcheck import rotation
 
-    done, wrapped = rotation.rotate_seal(shared(context))
+    config = shared(context)
+    done, wrapped = rotation.rotate_seal(config)
     for path in done.files:
         terminal.out(f"wrote {path}")
     for text in done.warnings:
@@ -157,6 +161,7 @@ def rotate_seal(context: click.Context) -> None:
         "next: bring seal-public.json to every loader and start it again, then `coatcheck keys rewrap` and "
         f"`coatcheck keys retire-seal {done.old_id}`"
     )
+    _tell_others(config, done.old_id, "rewrap")
 
 
 @keys.command()
@@ -172,10 +177,46 @@ def rewrap(context: click.Context) -> None:
 
 @keys.command("retire-seal")
 @click.argument("key_id")
+@forget_option
 @click.pass_context
-def retire_seal(context: click.Context, key_id: str) -> None:
-    """Delete the private half of an older seal pair. Refused while a data key is wrapped under it."""
+def retire_seal(context: click.Context, key_id: str, gone: str | None) -> None:
+    """Delete the private half of an older seal pair. Refused while a data key is wrapped under it.
+
+    Where several databases use the keyring, each retires the key for itself; with the last one it is deleted.
+    """
     from coatcheck import rotation
 
-    rotation.retire_seal(shared(context), key_id)
+    config = shared(context)
+    _forget(config, gone)
+    done = rotation.retire_seal(config, key_id)
+    if done.others:
+        terminal.out(f"{key_id} is retired in this database: no data key is wrapped under it")
+        raise _kept(key_id, "retire-seal", done)
     terminal.out(f"seal key {key_id} is gone")
+
+
+def _tell_others(config: Config, key_id: str, command: str) -> None:
+    """Name the other databases of a keyring that has changed: their loaders do not know the new key."""
+    from coatcheck import rotation
+
+    others = rotation.other_databases(config, key_id)
+    if others:
+        terminal.note(
+            f"these databases use this keyring, too: {', '.join(others)}; run `coatcheck keys {command}` with the "
+            "configuration of each before its loaders get the new key"
+        )
+
+
+def _forget(config: Config, gone: str | None) -> None:
+    from coatcheck import custody
+
+    if gone and not custody.forget_database(config, gone):
+        raise ConfigError(f"the keyring knows no database {gone}", hint="it stands in databases.json of its folder")
+
+
+def _kept(key_id: str, command: str, done: Retired) -> RefusedError:
+    return RefusedError(
+        f"{key_id} stays in the keyring: these databases have not let it go: {', '.join(done.others)}",
+        hint=f"run `coatcheck keys {command} {key_id}` with the configuration of each; for one that no longer exists "
+        "add --forget ID",
+    )

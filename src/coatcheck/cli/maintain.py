@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coatcheck import terminal
-from coatcheck.cli.context import shared
+from coatcheck.cli.context import of_one_database
 
 if TYPE_CHECKING:
     from coatcheck.maintenance import Maintained
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 def maintain(context: click.Context, reason: str, ticket: str | None, as_json: bool) -> None:
     """Make partitions ahead; let go what has been kept long enough. For every day, safe while workers run.
 
-    The ledger forgets what SQS has forgotten; the vault and a target table with [target] partition_by get partitions
-    for what is to come. Partitions beyond keep_partitions are dropped, and with a --ticket epochs beyond keep_epochs
-    are erased, both on the audit trail. What is due and could not be done is told, and ends it with exit code 1.
+    The ledger forgets what SQS has forgotten; the vault and the target tables with [target] partition_by, of all
+    pipelines of the file that share the database, get partitions for what is to come. Partitions beyond
+    keep_partitions are dropped, and with a --ticket epochs beyond keep_epochs are erased, both on the audit trail. What
+    is due and could not be done is told, and ends it with exit code 1.
     """
     from coatcheck.erasure import Why
     from coatcheck.maintenance import maintain as do
 
-    done = do(shared(context, unattended=True), Why(reason, ticket) if ticket else None)
+    config, *beside = of_one_database(context)
+    done = do(config, Why(reason, ticket) if ticket else None, beside)
     if as_json:
         terminal.out_json(asdict(done))
     else:

@@ -1,4 +1,4 @@
-"""Which databases use a keyring: noted in its folder, so that no key goes while one of them still has its tokens.
+"""Which databases use a keyring: noted in its folder, so that no key goes while one of them still needs it.
 
 The file holds ids, places and key ids; nothing in it is secret.
 """
@@ -17,7 +17,10 @@ DATABASES = "databases.json"
 
 
 class Database(msgspec.Struct, frozen=True):
-    """A database by the id that it gives itself, where it was last seen, and the key ids it has let go."""
+    """A database by the id that it gives itself, where it was last seen, and the ids of the keys it has let go.
+
+    They are token keys and seal keys; ids of the two do not look alike.
+    """
 
     id: str
     place: str
@@ -30,9 +33,9 @@ class Databases(msgspec.Struct, frozen=True):
     version: int
     databases: list[Database]
 
-    def others(self, database_id: str, kid: str) -> list[Database]:
+    def others(self, database_id: str, key_id: str) -> list[Database]:
         """Return the databases beside this one that have not let a key go."""
-        return [one for one in self.databases if one.id != database_id and kid not in one.retired]
+        return [one for one in self.databases if one.id != database_id and key_id not in one.retired]
 
 
 def read(folder: Path) -> Databases:
@@ -45,22 +48,17 @@ def read(folder: Path) -> Databases:
 
 def note(folder: Path, database_id: str, place: str) -> None:
     """Note that a database uses the keyring. Raises ConfigError, RefusedError: another process changes the keyring."""
-    there = {one.id: one for one in read(folder).databases}
-    known = there.get(database_id)
-    if known is None or known.place != place:
-        retired = known.retired if known else []
-        _change(folder, lambda found: found | {database_id: Database(database_id, place, retired)})
+    if not any((one.id, one.place) == (database_id, place) for one in read(folder).databases):
+        _change_one(folder, database_id, lambda known: msgspec.structs.replace(known, place=place))
 
 
-def retired(folder: Path, database_id: str, kid: str) -> None:
+def retired(folder: Path, database_id: str, key_id: str) -> None:
     """Note that a database has let a key go. Raises as `note`."""
 
-    def with_key(found: dict[str, Database]) -> dict[str, Database]:
-        known = found.get(database_id) or Database(database_id, "")
-        kids = sorted({*known.retired, kid})
-        return found | {database_id: msgspec.structs.replace(known, retired=kids)}
+    def with_key(known: Database) -> Database:
+        return msgspec.structs.replace(known, retired=sorted({*known.retired, key_id}))
 
-    _change(folder, with_key)
+    _change_one(folder, database_id, with_key)
 
 
 def forget(folder: Path, database_id: str) -> bool:
@@ -69,6 +67,10 @@ def forget(folder: Path, database_id: str) -> bool:
         return False
     _change(folder, lambda found: {id_: one for id_, one in found.items() if id_ != database_id})
     return True
+
+
+def _change_one(folder: Path, database_id: str, to: Callable[[Database], Database]) -> None:
+    _change(folder, lambda found: found | {database_id: to(found.get(database_id) or Database(database_id, ""))})
 
 
 def _change(folder: Path, to: Callable[[dict[str, Database]], dict[str, Database]]) -> None:

@@ -135,12 +135,13 @@ def retire_seal(folder: Path, key_id: str) -> None:
     Raises RefusedError: the pair is in use, or another process is at it; ConfigError: no such key is kept, and
     as loading.
     """
-    _check_kept(folder, key_id)
+    check_retire_seal(folder, key_id)
     with change(folder):
-        remove_key_file(_check_kept(folder, key_id))
+        remove_key_file(check_retire_seal(folder, key_id))
 
 
-def _check_kept(folder: Path, seal_id: str) -> Path:
+def check_retire_seal(folder: Path, seal_id: str) -> Path:
+    """Return the file of an older private half. Raises as `retire_seal`, and changes nothing."""
     if seal_id == read_public(folder / SEAL_PUBLIC).id:
         raise RefusedError(f"{seal_id} is the seal key in use", hint="rotate first: `coatcheck keys rotate-seal`")
     path = kept_files(folder).get(seal_id)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from coatcheck.errors import ConfigError
+from coatcheck.errors import ConfigError, RefusedError
 from coatcheck.pipeline.columns import Column, ColumnType, Mask, Parse
 from coatcheck.sql import query
 
@@ -113,6 +113,40 @@ def tables(connection: psycopg.Connection[Any]) -> tuple[Table, ...]:
     )
 
 
+def refuse_hidden_rows(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+    """Refuse a login from which row-level security may hide rows: it would call done what it has not seen.
+
+    Raises ConfigError, psycopg.Error.
+    """
+    at = {"schemas": [table.schema for table in tables], "tables": [table.name for table in tables]}
+    hidden = [name for (name,) in connection.execute(query("register_hidden"), at).fetchall()]
+    if hidden:
+        raise ConfigError(
+            f"row-level security may hide rows of {', '.join(hidden)} from this login",
+            hint="log in as a role that has BYPASSRLS; it still needs membership in coatcheck_rotator",
+        )
+
+
+def refuse_unknown_tables(connection: psycopg.Connection[Any]) -> None:
+    """Refuse while the tables with tokens of before the register are not on it. Raises RefusedError, psycopg.Error."""
+    found = connection.execute(query("register_unknown")).fetchone()
+    if found and found[0]:
+        raise RefusedError(
+            "this database has tokens of before the upgrade, and their table is not registered",
+            hint="run `coatcheck migrate` with the file that loaded it then, without [pipelines]",
+        )
+
+
+def refuse_unmovable(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a rotation while tokens are behind a view or in a foreign table. Raises RefusedError, psycopg.Error."""
+    found = [name for (name,) in connection.execute(query("register_unmovable")).fetchall()]
+    if found:
+        raise RefusedError(
+            f"rows behind a view or in a foreign table cannot be taken to another key: {', '.join(found)}",
+            hint="let its pipeline load the table behind it: [target] table, then `coatcheck migrate`",
+        )
+
+
 def database_id(connection: psycopg.Connection[Any]) -> str:
     """Return what tells this database from others. Raises psycopg.Error."""
     found = connection.execute(query("database_id")).fetchone()
@@ -207,19 +241,41 @@ def _forget_left(connection: psycopg.Connection[Any], pipeline: Pipeline, masked
         query("register_left"),
         {
             "pipeline": pipeline.name,
-            "schemas": [pipeline.schema] * len(masked),
-            "tables": [pipeline.table] * len(masked),
+            "schema": pipeline.schema,
+            "table": pipeline.table,
             "columns": [column.name for column in masked],
             "schemes": [column.scheme for column in masked],
             "domains": [column.domain for column in masked],
         },
     ).fetchall()
-    for schema, table, column, scheme, domain, recent, number in found:
-        if recent and number is not None:
-            continue  # loaders that run may fill it until they are started again
-        if number is None or (scheme and not _any(connection, schema, table, column, f"{scheme}_{domain}_")):
-            at = {"pipeline": pipeline.name, "schema": schema, "table": table, "column": column}
-            connection.execute(query("register_forget"), at | {"scheme": scheme, "domain": domain})
+    rows = [_Left(*row) for row in found]
+    needed = {row.key for row in rows if _may_have_texts(connection, row)}
+    for relation, column, scheme, domain in {row.key for row in rows} - needed:
+        at = {"relation": relation, "column": column, "scheme": scheme, "domain": domain}
+        connection.execute(query("register_forget"), {"pipeline": pipeline.name} | at)
+
+
+class _Left(NamedTuple):
+    relation: int
+    registered: str
+    scheme: str
+    domain: str
+    schema: str
+    table: str
+    column: str | None
+    recent: bool
+
+    @property
+    def key(self) -> tuple[int, str, str, str]:
+        return self.relation, self.registered, self.scheme, self.domain
+
+
+def _may_have_texts(connection: psycopg.Connection[Any], left: _Left) -> bool:
+    """Tell whether a column that is configured no more has texts of its own, or may get some from a running loader."""
+    if left.column is None:
+        return False
+    prefix = f"{left.scheme}_{left.domain}_"
+    return left.recent or not left.scheme or _any(connection, left.schema, left.table, left.column, prefix)
 
 
 def _any(connection: psycopg.Connection[Any], schema: str, table: str, column: str, prefix: str) -> bool:

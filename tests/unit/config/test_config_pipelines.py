@@ -173,6 +173,33 @@ def test_two_pipelines_of_one_queue_are_refused() -> None:
     assert "pipelines.b.source.queue: the pipeline a reads the same queue" in refused(text)
 
 
+ARN = "arn:aws:sqs:eu-west-1:111122223333:logins"
+URL = "https://sqs.eu-west-1.amazonaws.com/111122223333/logins"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "one"),
+    [
+        (f"queue = '{ARN}'", f"queue = '{URL}'", True),
+        (f"queue = '{URL}'", "queue = 'logins'", True),
+        (f"queue = '{URL}/'", "queue = 'logins'\nregion = 'eu-west-1'", True),
+        ("queue = 'http://127.0.0.1:9/000000000000/logins'", "queue = 'logins'", True),
+        (f"queue = '{ARN}'\nprofile = 'a'", f"queue = '{URL}'\nprofile = 'b'", True),
+        (f"queue = '{ARN}'", f"queue = '{ARN.replace('1111', '9999')}'", False),
+        (f"queue = '{ARN}'", f"queue = '{URL.replace('west', 'central')}'", False),
+        ("queue = 'logins'\nregion = 'eu-west-1'", "queue = 'logins'\nregion = 'us-east-1'", False),
+        ("queue = 'logins'\nprofile = 'a'", "queue = 'logins'\nprofile = 'b'", False),
+        (f"queue = '{ARN}'", f"queue = '{ARN}2'", False),
+    ],
+)  # fmt: skip
+def test_a_queue_is_one_however_it_is_named(a: str, b: str, one: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    text = f"[pipelines.a.source]\n{a}\n[pipelines.b.source]\n{b}\n[pipelines.b.target]\ntable = 'b'\n"
+    if one:
+        assert "pipelines.b.source.queue: the pipeline a reads the same queue" in refused(text)
+    else:
+        read(text)
+
+
 def test_a_domain_has_one_form_in_all_pipelines() -> None:
     column = 'columns.e = { from = "e", type = "text", parse = "text", domain = "d"'
     text = (

@@ -13,6 +13,7 @@ from coatcheck.errors import CoatcheckError, ConfigError
 from coatcheck.pipeline.message import Reason
 from coatcheck.sinks.postgres import partitions
 from coatcheck.sinks.postgres.partitions import Partitioning
+from coatcheck.sinks.postgres.target_catalog import where
 from coatcheck.sql import query
 from coatcheck.sql.certificate import ends_at
 from coatcheck.sql.connection import connect
@@ -31,7 +32,11 @@ def samples(
     found: list[Gauge] = []
     try:
         with connect(dsn) as connection:
-            parts = _certificate(connection), _partitions(connection, table, by, epochs), _figures(connection, pipeline)
+            parts = (
+                _certificate(connection),
+                _partitions(connection, pipeline, table, by, epochs),
+                _figures(connection, pipeline),
+            )
             for part in parts:
                 # one that fails does not hide the others; and a pooler's session keeps no setting of ours
                 with suppress(psycopg.errors.QueryCanceled, ConfigError), connection.transaction():
@@ -45,12 +50,16 @@ def samples(
 
 
 def _partitions(
-    connection: psycopg.Connection[Any], table: str, by: Partitioning | None, epochs: Sequence[int]
+    connection: psycopg.Connection[Any], pipeline: str, table: str, by: Partitioning | None, epochs: Sequence[int]
 ) -> Iterator[Gauge]:
     there = {epoch for (epoch,) in connection.execute(query("vault_epochs"))}
     yield "coatcheck_partitions_missing", "vault", len(set(epochs) - there)
     if by is not None:
-        yield "coatcheck_partitions_missing", "target", len(partitions.overdue(connection, table, by))
+        yield (
+            "coatcheck_partitions_missing",
+            "target",
+            len(partitions.overdue(connection, where(connection, pipeline, table), by)),
+        )
 
 
 def _figures(connection: psycopg.Connection[Any], pipeline: str) -> Iterator[Gauge]:

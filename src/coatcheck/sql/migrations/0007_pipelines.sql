@@ -8,13 +8,15 @@
 -- In the order in which a batch of a running loader takes them: it waits, and nobody waits in a circle.
 LOCK TABLE coatcheck.quarantine, coatcheck.batch IN ACCESS EXCLUSIVE MODE;
 
--- Tells this database from others that share its keyring. A copy of the database has the same id.
+-- Tells this database from others that share its keyring. A copy of the database has the same id. adopted says that there
+-- were tokens before there was a register: the table that has them is known when the pipeline "default" is registered.
 CREATE TABLE coatcheck.database (
     one_row     boolean PRIMARY KEY DEFAULT true CHECK (one_row),
-    database_id uuid    NOT NULL DEFAULT gen_random_uuid()
+    database_id uuid    NOT NULL DEFAULT gen_random_uuid(),
+    adopted     boolean NOT NULL
 );
 
-INSERT INTO coatcheck.database DEFAULT VALUES;
+INSERT INTO coatcheck.database (adopted) SELECT EXISTS (SELECT FROM coatcheck.token_key);
 
 -- One row for each pipeline, written by `coatcheck migrate`. keep_epochs is [vault] keep_epochs of its file (0: all).
 CREATE TABLE coatcheck.pipeline (
@@ -27,25 +29,26 @@ CREATE TABLE coatcheck.pipeline (
     changed_at   timestamptz NOT NULL DEFAULT now()
 );
 
--- Masked columns. One that a pipeline does not configure any more stays, with configured = false, until none of its
--- tokens is left. What stands here is what makes its texts: path is the field that it is filled from, scheme is empty for
--- masks whose text names no key.
+-- Masked columns. One that a pipeline does not configure any more stays, with the time in left_at, until none of its tokens
+-- is left. A regclass follows a table that is renamed or moved, and is right in a restored dump; attnum finds a column that
+-- was renamed. What stands here is what makes its texts: path is the field that it is filled from, scheme is empty for masks
+-- whose text names no key.
 CREATE TABLE coatcheck.masked_column (
-    pipeline     text    NOT NULL REFERENCES coatcheck.pipeline,
-    table_schema text    NOT NULL,
-    table_name   text    NOT NULL,
-    column_name  text    NOT NULL,
-    scheme       text    NOT NULL CHECK (scheme IN ('pt1', 'ps1', '')),
-    domain       text    NOT NULL,
-    mask         text    NOT NULL,
-    type         text    NOT NULL,
-    path         text[]  NOT NULL,
-    parse        text    NOT NULL,
-    casefold     boolean NOT NULL,
-    strip_chars  text    NOT NULL,
-    vault        boolean NOT NULL,
-    configured   boolean NOT NULL DEFAULT true,
-    PRIMARY KEY (pipeline, table_schema, table_name, column_name, scheme, domain)
+    pipeline     text        NOT NULL REFERENCES coatcheck.pipeline,
+    relation     regclass    NOT NULL,
+    column_name  text        NOT NULL,
+    attnum       smallint    NOT NULL,
+    scheme       text        NOT NULL CHECK (scheme IN ('pt1', 'ps1', '')),
+    domain       text        NOT NULL,
+    mask         text        NOT NULL,
+    type         text        NOT NULL,
+    path         text[]      NOT NULL,
+    parse        text        NOT NULL,
+    casefold     boolean     NOT NULL,
+    strip_chars  text        NOT NULL,
+    vault        boolean     NOT NULL,
+    left_at      timestamptz,
+    PRIMARY KEY (pipeline, relation, column_name, scheme, domain)
 );
 
 -- Which pipeline a batch and a rejected message belong to. What is there was loaded by the only one there could be.

@@ -1,16 +1,21 @@
--- Columns that a pipeline does not configure any more, and whether that is new; NULL as their number: they or their table
--- are gone.
-WITH configured (table_schema, table_name, column_name, scheme, domain) AS (
-    SELECT * FROM unnest(%(schemas)s::text[], %(tables)s::text[], %(columns)s::text[], %(schemes)s::text[], %(domains)s::text[])
+-- Marks the columns that a pipeline does not configure any more; returns them with each column that may have their texts
+-- (NULL: it is gone, or its table is) and whether they were left so lately that a loader may still fill them.
+WITH configured (column_name, scheme, domain) AS (
+    SELECT * FROM unnest(%(columns)s::text[], %(schemes)s::text[], %(domains)s::text[])
+), gone AS (
+    UPDATE coatcheck.masked_column AS m SET left_at = coalesce(m.left_at, now())
+    WHERE m.pipeline = %(pipeline)s
+      AND NOT (m.relation IN (SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                              WHERE n.nspname = %(schema)s AND c.relname = %(table)s)
+               AND (m.column_name, m.scheme, m.domain) IN (SELECT * FROM configured))
+    RETURNING m.*
 )
-UPDATE coatcheck.masked_column AS m SET configured = false
-FROM coatcheck.masked_column AS before
-WHERE m.pipeline = %(pipeline)s
-  AND (before.pipeline, before.table_schema, before.table_name, before.column_name, before.scheme, before.domain)
-      = (m.pipeline, m.table_schema, m.table_name, m.column_name, m.scheme, m.domain)
-  AND (m.table_schema, m.table_name, m.column_name, m.scheme, m.domain) NOT IN (SELECT * FROM configured)
-RETURNING m.table_schema, m.table_name, m.column_name, m.scheme, m.domain, before.configured,
-          (SELECT a.attnum
-           FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-           WHERE n.nspname = m.table_schema AND c.relname = m.table_name AND a.attname = m.column_name
-             AND NOT a.attisdropped)
+SELECT m.relation::oid, m.column_name, m.scheme, m.domain, n.nspname, c.relname, a.attname,
+       m.left_at > now() - interval '30 days'
+FROM gone AS m
+LEFT JOIN pg_class AS c ON c.oid = m.relation
+LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute AS a
+     ON a.attrelid = c.oid AND NOT a.attisdropped
+     AND (a.attname = m.column_name
+          OR (a.attnum = m.attnum AND a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)))
