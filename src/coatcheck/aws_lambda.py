@@ -62,7 +62,8 @@ def handler(event: object, context: Context) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold a value, its place does not
         told = internal_error(error)
     fail(told)
-    raise type(told)(told.message, hint=told.hint)
+    told.__context__ = None  # it may hold a value, and so may the frames of the traceback
+    raise told.with_traceback(None) from None
 
 
 def _load(brought: Delivery, remaining_s: float) -> int:

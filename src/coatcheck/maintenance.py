@@ -14,7 +14,7 @@ from coatcheck import app, custody, erasure
 from coatcheck.config import Config
 from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError
-from coatcheck.sinks.postgres import partitions, roles, schema
+from coatcheck.sinks.postgres import partitions, roles, schema, target_catalog
 from coatcheck.sinks.postgres.partitions import Kept, Left
 from coatcheck.sql import query, register
 from coatcheck.sql.connection import connect, translated
@@ -58,6 +58,7 @@ def _partitions(config: Config) -> Kept:
         return Kept()
     dsn, table = custody.dsn(config), config.target.table
     with translated("maintain the target's partitions"), schema.turn(dsn), connect(dsn) as connection:
+        table = target_catalog.where(connection, config.pipeline, table)
         kept = partitions.keep(connection, table, by)
         if kept.made:  # who gives rows new tokens needs to be let into each partition
             roles.install(connection, table, config.plan())

@@ -486,7 +486,7 @@ def test_a_service_that_is_away_is_told_as_unreachable(world: World) -> None:
     loader = world.loader()
     world.kms.away = True
     error = refusal(loader.new_data_key, UnreachableError)
-    assert str(error) == "KMS does not answer (ConnectionClosedError)"
+    assert str(error).startswith("KMS does not answer (ConnectionClosedError: connection was closed")
     world.kms.away = False
     loader.new_data_key()
 
@@ -497,7 +497,7 @@ def test_nobody_listens(world: World) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         kms = Kms("rotator", profile="rotator", endpoint_url=url)
         error = refusal(lambda: create_keyring(kms, world.token.arn), UnreachableError)
-    assert str(error) == "KMS does not answer (EndpointConnectionError)"
+    assert str(error).startswith("KMS does not answer (EndpointConnectionError: could not connect")
 
 
 def test_a_service_that_hangs_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +506,7 @@ def test_a_service_that_hangs_is_left(world: World, monkeypatch: pytest.MonkeyPa
     loader = world.loader()
     world.kms.gate.clear()
     error = refusal(loader.new_data_key, UnreachableError)
-    assert str(error) == "KMS does not answer (ReadTimeoutError)"
+    assert str(error).startswith("KMS does not answer (ReadTimeoutError: read timeout")
 
 
 @pytest.mark.parametrize(
@@ -520,16 +520,18 @@ def test_a_service_that_hangs_is_left(world: World, monkeypatch: pytest.MonkeyPa
 def test_a_setup_that_cannot_be_is_told(world: World, options: dict[str, str], code: str) -> None:
     kms = Kms("rotator", **({"profile": "rotator", "endpoint_url": world.kms.url} | options))
     error = refusal(lambda: create_keyring(kms, world.token.arn))
-    assert str(error) == f"KMS cannot be asked ({code})"
+    assert str(error).startswith(f"KMS cannot be asked ({code}")
 
 
 def test_without_credentials_or_region(world: World) -> None:
     kms = Kms(endpoint_url=world.kms.url)
     assert str(refusal(lambda: create_keyring(kms, world.token.arn))) == (
-        "KMS has no valid AWS credentials (NoCredentialsError)"
+        "KMS has no valid AWS credentials (NoCredentialsError: unable to locate credentials)"
     )
     kms = Kms(profile="rotator", endpoint_url=world.kms.url)
-    assert str(refusal(lambda: create_keyring(kms, "alias/token"))) == "KMS cannot be asked (NoRegionError)"
+    assert str(refusal(lambda: create_keyring(kms, "alias/token"))) == (
+        "KMS cannot be asked (NoRegionError: you must specify a region)"
+    )
 
 
 def test_the_region_is_that_of_the_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

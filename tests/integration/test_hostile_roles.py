@@ -16,7 +16,9 @@ from coatcheck.config import Config
 from coatcheck.errors import ConfigError, RefusedError
 from coatcheck.keys import rotate
 from coatcheck.sinks.postgres.quarantine import Selection
+from coatcheck.sql.connection import connect
 from coatcheck.vault.erase import Erased
+from coatcheck.vault.register import add_seal
 
 WHY = erasure.Why("DSAR", TICKET)
 
@@ -156,7 +158,9 @@ def test_a_rotation_passes_by_what_was_planted(
 
 def test_a_rotation_with_the_wrong_private_key_tells(people: People, desk_config: Config) -> None:
     rotation.rotate(desk_config)
-    custody.rotate_seal(desk_config)
+    rotated = custody.rotate_seal(desk_config)
+    with connect(custody.dsn(desk_config)) as connection:
+        add_seal(connection, f"local:{rotated.key_id}")
     for path in people.keyring.glob("seal-private.*.pem"):
         path.unlink()
     done = rotation.retokenize(desk_config)

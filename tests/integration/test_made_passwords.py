@@ -20,6 +20,7 @@ from tests.support.fix_postgres import TABLE, Database, batch, postgres_sink, ro
 
 from coatcheck import custody
 from coatcheck.config import Config
+from coatcheck.config_load import load
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 from coatcheck.keys.passwords import IamPassword, PasswordCommand
 from coatcheck.sql.connection import Dsn, connect
@@ -105,7 +106,7 @@ def test_a_password_that_changes_while_a_worker_runs(
 
 def test_a_command_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COATCHECK_TARGET__PASSWORD_COMMAND", json.dumps(["/bin/echo", "a b"]))
-    assert Config().target.password_command == ("/bin/echo", "a b")
+    assert load().target.password_command == ("/bin/echo", "a b")
 
 
 @pytest.mark.parametrize("command", ["/bin/echo x", ["echo"], ["./echo"], ["/bin/echo", 1], ["/bin/echo", "\0"]])

@@ -68,7 +68,7 @@ def configured(target: Database | str, period: str = "month", *, by: str = "day"
     options = {"table": TABLE} | options
     dsn = target if isinstance(target, str) else target.dsn
     values = {"dsn": dsn, "partition_by": by, "partition": period} | options
-    return Config.model_validate({"target": values, "columns": columns})
+    return Config.model_validate({"target": values, "columns": columns}).named("parts")
 
 
 def bounds(database: Database, table: str = TABLE) -> dict[str, str]:
@@ -467,7 +467,9 @@ def test_a_table_that_is_partitioned_otherwise(database: Database, statement: st
 
 
 def advice(config: Config) -> list[tuple[str, str]]:
-    found = schema.inspect(custody.dsn(config), config.target.table, config.plan(), app.partitioning(config)).findings
+    found = schema.inspect(
+        custody.dsn(config), config.target.table, config.plan(), app.partitioning(config), config.pipeline
+    ).findings
     return [(one.what, one.hint) for one in found if one.level == "advice"]
 
 

@@ -541,3 +541,22 @@ def test_a_folder_without_a_keyring_stays_as_it_is(bare_database: LoginDatabase,
     app.migrate(named(bare_database, empty, "default", "ta", OF_A))
     assert list(empty.iterdir()) == []
     create(empty, "tenant")
+
+
+def test_a_search_path_that_leads_elsewhere_changes_nothing(two: Two) -> None:
+    """Found: with a table of the same name earlier on the path, rows and jobs went there."""
+    two.load(two.a, 1)
+    name = two.database.name
+    two.database.execute(
+        f"CREATE SCHEMA evil; CREATE TABLE evil.ta (x int); ALTER DATABASE {name} SET search_path = evil"
+    )
+    app.migrate(two.a)
+    assert not [
+        finding for finding in run_async(check(two.a)) if finding.component == "database" and finding.level == "error"
+    ]
+    two.load(two.a, 2)
+    rotation.rotate(two.a)
+    rotation.retokenize(two.a)
+    rotation.retire(two.a, "k1")
+    assert erasure.erase_value(two.a, "ip", "10.0.0.1", WHY).erased.rows == {"ta.ip": 1}  # type: ignore[union-attr]
+    assert (two.database.count("public.ta"), two.database.count("evil.ta")) == (2, 0)

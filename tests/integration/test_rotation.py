@@ -40,7 +40,9 @@ from coatcheck.keys import Sealer
 from coatcheck.keys.local import TOKEN_ROOT, create
 from coatcheck.ops.metrics import Metrics
 from coatcheck.sinks.postgres.quarantine import Selection
+from coatcheck.sql.connection import connect
 from coatcheck.vault import retokenize as module
+from coatcheck.vault.register import add_seal
 from coatcheck.vault.retokenize import Retokenized
 from coatcheck.vault.store import vault_context
 
@@ -826,6 +828,8 @@ def sealed_with_history(config: Config) -> tuple[str, str]:
     """Load and reject under one seal pair, rotate it, and do so under the next; return the ids of both."""
     load(config, *map(event, range(5)), "no json, old pair")
     rotated = custody.rotate_seal(config)
+    with connect(custody.dsn(config)) as connection:
+        add_seal(connection, f"local:{rotated.key_id}")
     load(config, *map(event, range(3, 9)), "no json, new pair")
     return rotated.old_id, rotated.key_id
 

@@ -257,7 +257,7 @@ def test_no_value_is_in_what_a_function_writes_and_answers(
     ]
     assert answers[0].value == {"batchItemFailures": []}
     assert [answer.error.get("errorType") for answer in answers[2:]] == ["ConfigError"] * 4
-    assert "coatcheck: error: the event is none of an SQS queue" in function.log()
+    assert "coatcheck: error: the event does not come from an SQS queue" in function.log()
     nowhere({word}, {"log": function.log()} | {f"answer {place}": one.raw for place, one in enumerate(answers)})
 
 

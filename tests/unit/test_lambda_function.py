@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from coatcheck import aws_lambda
 from coatcheck.config import Config
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
+from coatcheck.keys.provider import OpenError
 from coatcheck.pipeline.message import Message
 from coatcheck.sources.lambda_event import Delivery
+from coatcheck.sources.sqs_wire import SqsError
 
 ARN = "arn:aws:sqs:eu-west-1:123456789012:{}"
 BROUGHT = Delivery([Message("id", "{}", 0, "receipt")], [], (ARN.format("logins"),))
@@ -86,6 +89,31 @@ def test_what_has_failed_is_made_anew(made: list[Made], committed: int) -> None:
             aws_lambda._load(BROUGHT, 9.0)
     aws_lambda._load(BROUGHT, 9.0)
     assert [one.discarded for one in made] == [True, False]
+
+
+class Invocation:
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        return 9_000
+
+
+@pytest.mark.parametrize("failure", [AWAY, OpenError(), SqsError("ReceiveMessage", "denied", "AccessDenied")])
+def test_whatever_stops_an_invocation_reaches_lambda(made: list[Made], failure: CoatcheckError) -> None:
+    record = {
+        "eventSource": "aws:sqs",
+        "eventSourceARN": ARN.format("logins"),
+        "messageId": "id",
+        "receiptHandle": "r",
+        "body": "{}",
+        "md5OfBody": md5(b"{}", usedforsecurity=False).hexdigest(),
+    }
+    event = {"Records": [record]}
+    aws_lambda.handler(event, Invocation())
+    made[0].ends = iter([(failure, 0)])
+    with pytest.raises(type(failure)) as caught:
+        aws_lambda.handler(event, Invocation())
+    assert caught.value.message == failure.message
+    assert caught.value.__context__ is caught.value.__cause__ is None
 
 
 def test_a_rest_is_told_by_the_walls_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,14 +66,14 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 def delivery(event: object) -> Delivery:
-    """Return what an event brings. Raises ConfigError: it is none of an SQS queue."""
+    """Return what an event brings. Raises ConfigError: it does not come from SQS."""
     try:
         records = msgspec.convert(event, _Event).records
     except msgspec.ValidationError:
         records = None
     if records is None or any(record.event_source != "aws:sqs" for record in records):
         raise ConfigError(
-            "the event is none of an SQS queue",
+            "the event does not come from an SQS queue",
             hint="the handler serves event source mappings of SQS; EventBridge, SNS and API Gateway send others",
         )
     now_ms = int(time.time() * 1000)

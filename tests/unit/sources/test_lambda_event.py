@@ -96,7 +96,7 @@ def test_a_body_with_a_lone_surrogate_is_a_message_for_validation_to_reject() ->
     ],
 )
 def test_other_events_are_refused(event: object) -> None:
-    with pytest.raises(ConfigError, match="the event is none of an SQS queue"):
+    with pytest.raises(ConfigError, match="the event does not come from an SQS queue"):
         delivery(event)
 
 

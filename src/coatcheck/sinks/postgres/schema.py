@@ -18,7 +18,7 @@ from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sinks.postgres.target_catalog import named
+from coatcheck.sinks.postgres.target_catalog import named, where
 from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline
@@ -95,6 +95,7 @@ def migrate(
             connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
             target_findings.refuse_misplaced(connection, table)
             applied = _apply(connection)
+            table = where(connection, pipeline.name, table)
             created = _make_target(connection, table, columns, by)
             register.put(connection, _at_home(connection, table, pipeline), columns)
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
@@ -265,8 +266,10 @@ def inspect(
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
-            findings = list(durability.findings(connection, named(table)))
+            findings: list[Finding] = []
             version = _readable_version(connection, findings)
+            table = where(connection, pipeline, table) if version == newest() else table
+            findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
             if version == newest():
                 findings += _register_findings(connection, pipeline, table, columns)
@@ -293,6 +296,9 @@ def _target(
     except psycopg.errors.LockNotAvailable:
         what = f"the target table {table} is locked by somebody else: it was not looked at"
         return [Finding("database", "advice", what, "run `coatcheck check` again when it is free")]
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        what = f"the target table {table} cannot be asked what it takes (55000)"
+        return [_wrong(what, "is it a foreign table whose wrapper has no handler? load into a table of this server")]
     at = named(table) | {"columns": [column.name for column in columns if column.stored]}
     findings += [
         _wrong(f"this user lacks the privilege {verb} on {name}", f"GRANT {verb} ON {name} TO ...")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from coatcheck.sql import query
+from coatcheck.sql import query, register
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,18 @@ def ask(connection: psycopg.Connection[Any], target: Target, name: str, **more: 
 def columns_of(connection: psycopg.Connection[Any], target: Target) -> list[Actual]:
     """Return the columns of a target, in their order. Raises psycopg.Error."""
     return [Actual(*row) for row in ask(connection, target, "target_columns")]
+
+
+def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str:
+    """Return a pipeline's table: with the schema it is registered with, where this login's search_path leads elsewhere.
+
+    Raises psycopg.Error.
+    """
+    try:
+        known = register.pipelines(connection).get(pipeline)
+    except psycopg.errors.InsufficientPrivilege:
+        return table  # which one is missing is found with the others
+    if known is None or table != known.table:
+        return table
+    found = connection.execute(query("table_schema"), named(table)).fetchone()
+    return table if found == (known.schema,) else known.qualified

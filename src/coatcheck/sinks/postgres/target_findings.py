@@ -45,7 +45,6 @@ _PROBE_HINTS = {
 class _Part(NamedTuple):
     name: str
     kind: str
-    unlogged: bool
     strategy: str | None
     has_default: bool
     bounds: list[str]
@@ -233,14 +232,6 @@ class _Look:
             if part.kind == "p" and not part.has_default and not _is_whole(part):
                 hint = f"CREATE TABLE ... PARTITION OF {part.name} DEFAULT, or make sure that there is one for each row"
                 yield _advice(f"{part.name} has no default partition: rows of no partition go to quarantine", hint)
-            if part.unlogged:
-                what = f"{part.name} is UNLOGGED: after a crash PostgreSQL empties it, and acked rows are lost"
-                yield _error(what, f"ALTER TABLE {part.name} SET LOGGED")
-            if part.kind == "f":
-                what = (
-                    f"{part.name} is a foreign table, committed apart from the ledger: a crash may lose or double rows"
-                )
-                yield _advice(what, "load into a table of this server")
         if any(part.check_option for part in parts):
             what = f"{self._table} is a view WITH CHECK OPTION: rows that it would not show go to quarantine"
             yield _advice(what, "make sure that its condition lets in all rows that the queue brings")

@@ -1,6 +1,6 @@
--- The relations behind the target: name, kind, whether it is UNLOGGED, its parent among them, and for a partitioned one
+-- The relations behind the target: name, kind, and for a partitioned one
 -- the strategy, whether there is a default partition, and the bounds of its partitions.
-SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), c.relkind::text, c.relpersistence = 'u',
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), c.relkind::text,
        p.partstrat::text, coalesce(p.partdefid <> 0, false),
        ARRAY(SELECT pg_catalog.pg_get_expr(child.relpartbound, child.oid)
              FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS child ON child.oid = i.inhrelid
