@@ -75,6 +75,7 @@ class Seen:
     views: list[tuple[str, int, dict[str, str]]]
     quarantine: list[tuple[str, str, str]]
     originals: dict[tuple[str, int], str]
+    aliases: dict[str, str]
     keys: dict[str, tuple[str, str]]
 
     def under(self, kid: str) -> list[tuple[str, int, str]]:
@@ -149,7 +150,8 @@ class Truth:
     def look(self, place: str) -> Seen:
         """Read all that matters of a database, and open its vault."""
         database = self.world.databases[place]
-        seen = Seen([], [], [], {}, {})
+        seen = Seen([], [], [], {}, {}, {})
+        seen.aliases = dict(database.execute("SELECT old_token, new_token FROM coatcheck.alias"))
         for pipeline in (name for name, home in HOME.items() if home == place):
             seen.rows += _rows(database, pipeline)
             if database.value(f"SELECT to_regclass('{TABLE[pipeline]}_current') IS NOT NULL"):
@@ -222,7 +224,11 @@ class Truth:
     def _texts(self, place: str, seen: Seen, keys: LocalLoaderKeys) -> None:
         """Each text is a tombstone where one is due, else that of its row's value, whose original opens."""
         sent = {one.number: one for one in self.sent}
-        tokens, missing = {token for token, _ in seen.originals}, self.lost[place] | self.excused(place)
+        missing = self.lost[place] | self.excused(place)
+        tokens = {token for token, _ in seen.originals}
+        tokens |= {
+            seen.aliases[token] for token in tokens & seen.aliases.keys()
+        }  # retokenize brings it
         for pipeline, number, texts, current in seen.rows:
             one = sent[number]
             assert texts.keys() == one.texts.keys(), (pipeline, number)
