@@ -226,9 +226,7 @@ class Truth:
         sent = {one.number: one for one in self.sent}
         missing = self.lost[place] | self.excused(place)
         tokens = {token for token, _ in seen.originals}
-        tokens |= {
-            seen.aliases[token] for token in tokens & seen.aliases.keys()
-        }  # retokenize brings it
+        tokens |= {seen.aliases[token] for token in tokens & seen.aliases.keys()}  # retokenize brings it
         for pipeline, number, texts, current in seen.rows:
             one = sent[number]
             assert texts.keys() == one.texts.keys(), (pipeline, number)
