@@ -138,10 +138,27 @@ def raw(path: Path | None) -> dict[str, Any]:
     values = in_file(path) if path else {}
     _refuse_unknown_variables()
     try:
-        return _merged(values, EnvSettingsSource(_Environment)())
+        variables = EnvSettingsSource(_Environment)()
+        _refuse_unknown_pipelines(values, variables)
+        return _merged(values, variables)
     except SettingsError:
-        tables = ", ".join(name for name in sorted(os.environ) if name.upper() in _VARIABLES)
+        tables = ", ".join(name for name in sorted(os.environ) if _is_table(name.upper()))
         raise ConfigError(f"{tables}: no JSON object", hint=f"or set single options as {_FORM}") from None
+
+
+def _is_table(variable: str) -> bool:
+    """Tell whether a variable stands for a whole section or pipeline, and so holds a JSON object."""
+    return variable in _VARIABLES or (variable.startswith(f"{PREFIX}PIPELINES__") and variable.count("__") < 3)  # noqa: PLR2004 - pipelines, NAME, SECTION
+
+
+def _refuse_unknown_pipelines(in_file: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Refuse a pipeline that only variables have, beside those of a file: it is a slip of the pen."""
+    known, named = in_file.get(PIPELINES), variables.get(PIPELINES)
+    if isinstance(known, Mapping) and isinstance(named, Mapping) and (unknown := sorted(named.keys() - known.keys())):
+        raise ConfigError(
+            f"{', '.join(f'{PREFIX}PIPELINES__{name.upper()}' for name in unknown)}: the file has no such pipeline",
+            hint=f"it has {', '.join(known)}",
+        )
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

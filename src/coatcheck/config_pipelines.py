@@ -39,9 +39,10 @@ class PipelineConfig(Section):
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with `[pipelines]` itself: names, and sections that a pipeline cannot have."""
+    """Yield what is wrong with `[pipelines]` itself: names, sections that a pipeline cannot have, defaults for none."""
     if PIPELINES not in values:
         return
+    yield from _no_tables(values)
     pipelines = values[PIPELINES]
     if not isinstance(pipelines, Mapping) or not all(isinstance(own, Mapping) for own in pipelines.values()):
         yield f"{PIPELINES}: each pipeline is a table, as in [pipelines.orders.source]"
@@ -56,6 +57,12 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{PIPELINES}.{name}.{section}: all pipelines share it: move it to [{section}]"
             elif section not in PipelineConfig.model_fields:
                 yield f"{PIPELINES}.{name}.{section}: no such option"
+
+
+def _no_tables(values: Mapping[str, Any]) -> Iterator[str]:
+    for section, value in values.items():
+        if section in PipelineConfig.model_fields and not isinstance(value, Mapping):
+            yield f"{section}: it is a table, as in [{section}]"
 
 
 def split(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:

@@ -228,3 +228,24 @@ def test_the_configuration_in_force_shows_each_pipeline_and_what_is_shared_once(
     before = load_all()
     assert [config.source for config in read(text)] == [config.source for config in before]
     assert [config.plan() for config in read(text)] == [config.plan() for config in before]
+
+
+@pytest.mark.parametrize("section", ["source", "target", "batch", "ledger", "breaker", "columns"])
+def test_a_default_that_is_no_table_is_told_by_name(section: str) -> None:
+    rest = TWO.partition("[keys]")[2]
+    assert f"{section}: it is a table, as in [{section}]" in refused(f"{section} = 5\n[keys]{rest}")
+
+
+@pytest.mark.parametrize("name", ["PIPELINES", "PIPELINES__ORDERS__SOURCE", "SOURCE"])
+def test_a_variable_that_is_no_json_object_is_told_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"COATCHECK_{name}", "canary")
+    said = refused(TWO)
+    assert f"COATCHECK_{name}: no JSON object" in said
+    assert "canary" not in said
+
+
+def test_a_variable_makes_no_pipeline_beside_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COATCHECK_PIPELINES__ORDRES__TARGET__TABLE", "canary")
+    said = refused(TWO)
+    assert "COATCHECK_PIPELINES__ORDRES: the file has no such pipeline" in said
+    assert "canary" not in said
