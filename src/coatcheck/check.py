@@ -6,7 +6,7 @@ Part of the composition root.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +50,11 @@ async def check(config: Config) -> list[Finding]:
 
 def _hold(config: Config) -> None:
     """Hold keyring and canonical forms against a database that has been migrated. Raises CoatcheckError."""
-    if schema.version(custody.dsn(config)) != newest():
-        return  # that is a finding about the database
+    migrated = False
+    with suppress(CoatcheckError):  # that is a finding about the database, and so is another version
+        migrated = schema.version(custody.dsn(config)) == newest()
+    if not migrated:
+        return
     keys = keyring.loader_keys(config)
     keyring.hold(config, keys, every=False)
     with connect(custody.dsn(config)) as connection:

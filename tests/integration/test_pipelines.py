@@ -207,6 +207,26 @@ def test_a_view_of_an_earlier_rotation_is_replaced(two: Two) -> None:
     assert two.database.value("SELECT has_table_privilege('public', 'tb_current', 'SELECT')")
 
 
+@pytest.mark.parametrize("what", ["VIEW ta_current AS SELECT 1 AS mine", "TABLE ta_current (mine integer)"])
+def test_what_has_the_name_of_the_view_is_not_replaced(two: Two, what: str) -> None:
+    two.database.execute(f"CREATE {what}")
+    with pytest.raises(RefusedError, match=r"public\.ta_current is not a view that coatcheck has made"):
+        rotation.rotate(two.a)
+    assert custody.loader_keys(two.a).kids == ("k1",)
+    two.database.execute("SELECT mine FROM ta_current")
+
+
+def test_tables_with_one_beginning_have_each_its_view(two: Two) -> None:
+    names = ["t" * 60 + end for end in "ab"]
+    for pipeline, name in zip("cd", names, strict=True):
+        config = named(two.database, two.a.keys.path, pipeline, name, OF_A)
+        app.migrate(config)
+        two.load(config, len(pipeline))
+    views = rotation.rotate(two.a).views
+    assert len(set(views)) == 4
+    assert all(len(view.rpartition(".")[2]) <= 63 for view in views)
+
+
 def test_networks_are_taken_along_though_another_table_has_brought_the_address(two: Two) -> None:
     """Its loader, which knows of no column with networks, has taken the address to the active key."""
     two.load(two.b, 1)

@@ -18,7 +18,7 @@ from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sinks.postgres.target_catalog import named, where
+from coatcheck.sinks.postgres.target_catalog import named, refuse_anothers, where
 from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline
@@ -178,6 +178,7 @@ def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
     """
     view = view_name(table)
     with connect(dsn) as connection, translated("make the view over the target table"), connection.transaction():
+        refuse_anothers(connection, view)
         create = create_view(table, columns, _table_columns(connection, table))
         try:
             with connection.transaction():

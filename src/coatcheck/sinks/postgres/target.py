@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 
 from psycopg import sql
 
@@ -59,10 +60,16 @@ def add_checks(table: str, columns: Sequence[Column]) -> Iterator[tuple[str, sql
         yield name, add, sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(target, identifier)
 
 
+_VIEWED = 55  # bytes of a table's name that leave room for "_current"
+
+
 def view_name(table: str) -> str:
-    """Return the name of the view over a table, in its schema."""
+    """Return the name of the view over a table, in its schema: another one for each table, within 63 bytes."""
     schema, dot, name = table.rpartition(".")
-    return f"{schema}{dot}{name[:55]}_current"
+    if len(name.encode()) > _VIEWED:
+        start = name.encode()[: _VIEWED - 9].decode(errors="ignore")
+        name = f"{start}_{sha256(name.encode()).hexdigest()[:8]}"
+    return f"{schema}{dot}{name}_current"
 
 
 def create_view(table: str, columns: Sequence[Column], actual: Sequence[tuple[str, str, bool]]) -> sql.Composed:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from coatcheck.errors import RefusedError
 from coatcheck.sql import query, register
 
 
@@ -74,3 +75,13 @@ def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str
         return table
     found = connection.execute(query("table_schema"), named(table)).fetchone()
     return table if found == (known.schema,) else known.qualified
+
+
+def refuse_anothers(connection: psycopg.Connection[Any], view: str) -> None:
+    """Refuse to replace what has the name of a view of ours and is not one. Raises RefusedError, psycopg.Error."""
+    found = connection.execute(query("view_is_ours"), named(view)).fetchone()
+    if found and not found[0]:
+        raise RefusedError(
+            f"{view} is not a view that coatcheck has made, and a rotation makes one of that name",
+            hint="give yours another name: ALTER TABLE ... RENAME TO ... (or ALTER VIEW)",
+        )
