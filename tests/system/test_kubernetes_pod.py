@@ -63,6 +63,11 @@ def answers(port: int, probe: str) -> bool:
         connection.close()
 
 
+def written(root: Path) -> dict[Path, int]:
+    """Return when each file was written, but for the keyring's: there it is a Secret, which nobody can write."""
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.parent.name != "keys"}
+
+
 def test_a_worker_runs_as_in_its_pod(
     tmp_path: Path, queue: Queue, login_database: LoginDatabase, keyring: Path
 ) -> None:
@@ -85,7 +90,7 @@ def test_a_worker_runs_as_in_its_pod(
             "COATCHECK_METRICS__LISTEN": f"127.0.0.1:{port}",
         },
     )
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    before = written(root)
     try:
         queue.send([*logins(SENT), BAD % 1])
         running = command.start(*CONTAINER["args"])
@@ -100,4 +105,4 @@ def test_a_worker_runs_as_in_its_pod(
         command.close()
     assert login_database.count("coatcheck.quarantine") == 1
     assert queue.depth() == (0, 0, 0)
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before, "it writes nowhere"
+    assert written(root) == before, "it writes nowhere"

@@ -53,7 +53,7 @@ def test_json_tells_of_the_start(command: Command, queue: Queue, login_database:
 
 def test_text_tells_of_the_start_on_demand(command: Command, queue: Queue, login_database: LoginDatabase) -> None:
     queue.send(logins(10))
-    assert command("--verbose", "run", "--drain").err.count("info: coatcheck is starting (pipeline=default queue=") == 1
+    assert command("--verbose", "run", "--drain").err.count("info: coatcheck is starting (queue=") == 1
     assert command("run", "--drain").err == ""
     assert login_database.rows() == 10
 

@@ -313,7 +313,7 @@ def test_transcripts_of_a_seal_key(command: Command, queue: Queue, login_databas
     folder = Path(command.environment["COATCHECK_KEYS__PATH"])
     refused(
         command, 4, "keys", "retire-seal", old,
-        error=f"1 data keys are wrapped under {old}", hint="run `coatcheck keys rewrap` first",
+        error=f"{old} is the seal key in use", hint="rotate first: `coatcheck keys rotate-seal`",
     )  # fmt: skip
     lines = command("keys", "rotate-seal").out.splitlines()
     assert lines[-1] == "wrapped 1 data keys anew"

@@ -272,7 +272,7 @@ def inspect(
             table = where(connection, pipeline, table) if version == newest() else table
             findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
-            if version == newest():
+            if version == newest() and _table_columns(connection, table):
                 findings += _register_findings(connection, pipeline, table, columns)
             stops = tuple(finding for finding in findings if finding.level == "error")
             findings += _advice(connection, table, columns, version)

@@ -71,7 +71,7 @@ def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str
         known = register.pipelines(connection).get(pipeline)
     except psycopg.errors.InsufficientPrivilege:
         return table  # which one is missing is found with the others
-    if known is None or table != known.table:
+    if known is None or not known.exists or table != known.table:
         return table
     found = connection.execute(query("table_schema"), named(table)).fetchone()
     return table if found == (known.schema,) else known.qualified
