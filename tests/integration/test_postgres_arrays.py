@@ -23,6 +23,7 @@ from coatcheck.pipeline.columns import Kind
 from coatcheck.sinks.postgres import arrays
 from coatcheck.sinks.postgres.schema import migrate
 from coatcheck.sinks.postgres.sink import PostgresSink
+from coatcheck.sql.register import Pipeline
 
 quick = settings(deadline=None, max_examples=60)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
@@ -190,7 +191,7 @@ def sendable(record: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def prepared(database: Database) -> PostgresSink:
     columns = list(COLUMNS.values())
-    migrate(database.dsn, "kinds", columns)
+    migrate(database.dsn, "kinds", columns, pipeline=Pipeline("kinds"))
     return postgres_sink(database, columns, table="kinds")
 
 
