@@ -6,7 +6,6 @@ Every command of the command line is one function here; it returns values, and p
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selecti
 from coatcheck.sinks.postgres.sink import PostgresSink
 from coatcheck.sources import sqs_queue, sqs_redrive
 from coatcheck.sources.aws import resolve
-from coatcheck.sources.queue_address import named_beside
+from coatcheck.sources.queue_address import named_beside, without_user
 from coatcheck.sources.sqs import SqsSource
 from coatcheck.sources.sqs_client import SqsClient
 from coatcheck.sql.connection import connect, translated
@@ -39,8 +38,6 @@ from coatcheck.vault.register import register
 from coatcheck.vault.store import VaultStore
 
 _log = logging.getLogger(__name__)
-_USER = re.compile(r"(?<=://)[^/?#]*@")
-"""Who may log in at an URL, which is nobody's business in the register."""
 _DRAIN_GIVE_UP_S = 60.0
 
 
@@ -192,7 +189,7 @@ def migrate(config: Config, *, constrain: bool = False) -> schema.Migrated:
         by=partitioning(config),
         pipeline=Pipeline(
             config.pipeline,
-            queue=_USER.sub("", config.source.queue),
+            queue=without_user(config.source.queue),
             epoch=config.vault.epoch,
             keep_epochs=config.vault.keep_epochs,
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,10 +12,10 @@ from coatcheck.config import Config
 from coatcheck.config_file import in_file
 from coatcheck.config_load import PREFIX, find_file, load_all
 from coatcheck.config_pipelines import PIPELINES, PipelineConfig
+from coatcheck.sources.queue_address import without_user
 
 Origin = Literal["default", "file", "environment"]
 HIDDEN = "********"
-_USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +85,8 @@ def _values(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _without_user(value: Any) -> Any:
-    """Return a value; of an URL without who may log in there."""
-    return _USER.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
+    """Return a value; of a URL without who may log in there."""
+    return without_user(value, f"{HIDDEN}@") if isinstance(value, str) else value
 
 
 def _is_secret(config: Config, section: str, name: str) -> bool:

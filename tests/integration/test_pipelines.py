@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.support.vaults import Loader, configuration, originals, token
 from coatcheck import app, custody, desk, erasure, maintenance, rotation
 from coatcheck.check import check
 from coatcheck.config import Config
+from coatcheck.demo.servers import find_postgres
 from coatcheck.erasure import Why
 from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 from coatcheck.keys.databases import read as databases
@@ -23,7 +25,7 @@ from coatcheck.keys.local import create
 from coatcheck.keys.seal_pair import kept_files
 from coatcheck.loop import run_async
 from coatcheck.sinks.postgres.quarantine import Selection
-from coatcheck.sql import register
+from coatcheck.sql import migrations, register
 from coatcheck.sql.connection import connect
 from coatcheck.vault.epochs import Epochs
 
@@ -539,21 +541,51 @@ def test_a_rotation_is_refused_while_rows_are_behind_a_view(two: Two) -> None:
     assert custody.loader_keys(two.a).kids == ("k1",)
 
 
-def test_tokens_of_before_the_register_are_not_forgotten(two: Two) -> None:
-    two.load(two.b, 1)
-    two.database.execute("DELETE FROM coatcheck.masked_column WHERE pipeline = 'default'")
-    two.database.execute("DELETE FROM coatcheck.pipeline WHERE pipeline = 'default'")
-    two.database.execute("UPDATE coatcheck.database SET adopted = true")
-    for attempt in (
-        lambda: rotation.rotate(two.b),
-        lambda: rotation.retire(two.b, "k0"),
-        lambda: erasure.erase_value(two.b, "ip", "10.0.0.1", WHY),
-    ):
-        with pytest.raises(CoatcheckError) as caught:
+def test_tokens_of_before_the_register_are_not_forgotten(bare_database: LoginDatabase, keyring: Path) -> None:
+    """The last version has loaded one file; the upgrade begins with the file of another team."""
+    first = named(bare_database, keyring, "default", "ta", OF_A)
+    other = named(bare_database, keyring, "b", "tb", OF_B)
+    bare_database.execute(
+        "CREATE SCHEMA coatcheck; CREATE TABLE coatcheck.migration "
+        "(version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    for version, name, text in migrations():
+        if version <= 6:
+            bare_database.execute(text)
+            bare_database.execute(f"INSERT INTO coatcheck.migration (version, name) VALUES ({version}, '{name}')")
+    root = custody.fingerprints(custody.loader_keys(first))["k1"]
+    bare_database.execute(f"INSERT INTO coatcheck.token_key (kid, fingerprint) VALUES ('k1', '{root}')")
+    app.migrate(other)
+    for attempt in (lambda: rotation.rotate(other), lambda: erasure.erase_value(other, "ip", "10.0.0.1", WHY)):
+        with pytest.raises(RefusedError, match="tokens of before the upgrade") as caught:
             attempt()
-        assert "k0" in caught.value.message or "of before the upgrade" in caught.value.message
-    app.migrate(two.a)
-    rotation.rotate(two.b)
+        assert "coatcheck migrate" in caught.value.hint
+    assert custody.loader_keys(first).kids == ("k1",)
+    app.migrate(first)
+    rotation.rotate(other)
+
+
+def test_a_restored_dump_has_its_register(two: Two, another_database: LoginDatabase) -> None:
+    """Tables have other oids there, and columns other numbers where one was dropped before."""
+    two.load(two.a, 1)
+    two.database.execute("ALTER TABLE ta DROP COLUMN id")
+    two.database.execute("CREATE TABLE before_ta (i integer)")
+    dump = subprocess.run(
+        [find_postgres() / "pg_dump", "--no-owner", "--no-privileges", two.database.dsn],
+        capture_output=True,
+        check=True,
+    )
+    restored = subprocess.run(
+        [find_postgres() / "psql", "-q", "-v", "ON_ERROR_STOP=1", another_database.dsn],
+        input=dump.stdout,
+        capture_output=True,
+        check=False,
+    )
+    assert restored.returncode == 0, restored.stderr.decode()
+    with connect(two.database.dsn) as here, connect(another_database.dsn) as there:
+        assert register.tables(there) == register.tables(here)
+        oid = "SELECT DISTINCT relation::oid FROM coatcheck.masked_column"
+        assert here.execute(oid).fetchall() != there.execute(oid).fetchall(), "else this tells nothing"
 
 
 def test_the_partitions_of_every_pipelines_table_are_maintained(two: Two) -> None:

@@ -76,7 +76,7 @@ FUNCTIONS = {
     "add_seal_key(text)": {"rotator"},
     "retire_seal_key(text)": {"rotator"},
     "retry_open(bigint[],text,text)": {"operator"},
-    "quarantine_discard(bigint[],text,text[])": {"operator"},
+    "quarantine_discard(bigint[],text,text)": {"operator"},
     "make_epochs(integer[])": {"loader", "operator"},
     "using_key(text)": {"loader", "operator", "rotator"},
     "framed(text[])": {"auditor"},

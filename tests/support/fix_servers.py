@@ -7,9 +7,10 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _TEMPLATE = "logins"
 _AMAZON = "application/x-amz-json-1.0"
 _IDLE_S = 30.0
 """After so long a connection is opened anew: the embedded server closes one after 75 s, which a busy machine takes."""
+
+Ask = Callable[[str], tuple[int, str]]
 
 
 class Queue:
@@ -292,6 +295,28 @@ def command(tmp_path: Path, queue: Queue, login_database: LoginDatabase, keyring
     """The command with a keyring, between `queue` and `login_database`."""
     with commanding(tmp_path, queue, login_database, keyring) as ready:
         yield ready
+
+
+@pytest.fixture
+def ask(command: Command) -> Ask:
+    """Let the command listen on a free port; get pages of it: (status, text), status 0 while nobody answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command.set(METRICS__LISTEN=f"127.0.0.1:{port}", SOURCE__WAIT_SECONDS=1)
+
+    def get(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    return get
 
 
 @pytest.fixture

@@ -357,7 +357,7 @@ def by_reason(held: list[dict[str, Any]], reason: str) -> str:
 
 def test_list_and_show(command: Command, held: list[dict[str, Any]], own_keyring: Path) -> None:
     assert list(held[0]) == [
-        "pipeline", "quarantine_id", "message_id", "reason", "detail", "sent_at", "received_at", "quarantined_at",
+        "quarantine_id", "pipeline", "message_id", "reason", "detail", "sent_at", "received_at", "quarantined_at",
         "attempts", "state",
     ]  # fmt: skip
     assert sorted((entry["reason"], entry["detail"]) for entry in held) == [

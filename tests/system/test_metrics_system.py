@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import signal
 import socket
 import struct
-from collections.abc import Callable
 
 import psycopg
 import pytest
-from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins, new_queue
+from tests.support.fix_servers import BAD, Ask, LoginDatabase, Queue, logins, new_queue
 from tests.support.process import Command, wait_until
 from tests.support.tcp_proxy import TcpProxy
 
 from coatcheck.demo.servers import SqsServer
-
-
-@pytest.fixture
-def ask(command: Command) -> Callable[[str], tuple[int, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command.set(METRICS__LISTEN=f"127.0.0.1:{port}", SOURCE__WAIT_SECONDS=1)
-
-    def get(path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
-
-    return get
-
-
-Ask = Callable[[str], tuple[int, str]]
 
 
 def figures(ask: Ask, pipeline: str = "default") -> dict[str, float]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from tests.support.canaries import canary, nowhere
-from tests.support.fix_servers import BAD, LoginDatabase, Queue, logins, new_queue
+from tests.support.fix_servers import BAD, Ask, LoginDatabase, Queue, logins, new_queue
 from tests.support.process import Command, wait_until
 
 from coatcheck.demo.servers import SqsServer
@@ -38,8 +36,6 @@ id    = {{ from = "id", type = "bigint", required = true }}
 email = {{ from = "email", type = "varchar(256)", parse = "text", domain = "email" }}
 """
 
-Ask = Callable[[str], tuple[int, str]]
-
 
 def orders(count: int) -> list[str]:
     return [json.dumps({"id": number, "email": f"a{number}@example.org"}) for number in range(count)]
@@ -59,27 +55,6 @@ def pair(command: Command, queue: Queue, second: Queue, bare_database: LoginData
     command.environment["DATABASE_URL"] = bare_database.dsn
     command("migrate")
     return command
-
-
-@pytest.fixture
-def ask(command: Command) -> Ask:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command.set(METRICS__LISTEN=f"127.0.0.1:{port}", SOURCE__WAIT_SECONDS=1)
-
-    def get(path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
-
-    return get
 
 
 def figure(ask: Ask, name: str, pipeline: str, more: str = "") -> float | None:

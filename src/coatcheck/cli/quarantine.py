@@ -61,33 +61,32 @@ def list_(  # noqa: PLR0917 - click passes them by name
     configs = configurations(context, (pipeline,) if pipeline else ())
     rows = _entries(configs, Selection(None, reason), resolved=resolved, limit=limit)
     if as_json:
-        for name, entry in rows:
-            terminal.out_json({"pipeline": name} | asdict(entry))
+        for entry in rows:
+            terminal.out_json(asdict(entry))
         return
     several = has_several(context)
     head = ("id", "reason", "detail", "sent", "received", "tries", "state", "message id")
     terminal.table(
         ("pipeline", *head) if several else head,
         (
-            (*([name] if several else []),
+            (*([e.pipeline] if several else []),
              e.quarantine_id, e.reason, e.detail, f"{e.sent_at:%Y-%m-%d %H:%M:%S}",
              f"{e.received_at:%Y-%m-%d %H:%M:%S}", e.attempts, e.state, e.message_id)
-            for name, e in rows
+            for e in rows
         ),
     )  # fmt: skip
 
 
-def _entries(configs: Sequence[Config], selection: Selection, *, resolved: bool, limit: int) -> list[tuple[str, Entry]]:
-    """Return the oldest entries of some pipelines, each with its pipeline's name."""
+def _entries(configs: Sequence[Config], selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
+    """Return the oldest entries of some pipelines."""
     from coatcheck import app
 
-    rows: list[tuple[str, Entry]] = []
+    rows: list[Entry] = []
     for config in configs:
         with naming(config, several=len(configs) > 1):
-            found = app.quarantine_entries(config, selection, resolved=resolved, limit=limit)
-        rows += [(config.pipeline, entry) for entry in found]
+            rows += app.quarantine_entries(config, selection, resolved=resolved, limit=limit)
     if len(configs) > 1:
-        rows.sort(key=lambda row: row[1].quarantined_at)
+        rows.sort(key=lambda entry: entry.quarantined_at)
     return rows[:limit]
 
 

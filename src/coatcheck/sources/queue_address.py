@@ -13,6 +13,7 @@ _ARN = re.compile(r"arn:(?P<partition>[a-z0-9-]+):sqs:(?P<region>[a-z0-9-]+):(?P
 _LOOSE_ARN = re.compile(r"arn:[^:]*:[^:]*:(?P<region>[^:]*):(?P<account>[^:]*):(?P<name>[^:]+)")
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _SCHEMES = ("http://", "https://")
+_USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class QueueAddress:
     region: str = ""
     partition: str = ""
     url: str = ""
+
+
+def without_user(text: str, instead: str = "") -> str:
+    """Return a text; of a URL without who may log in there, which has `instead` in its place."""
+    return _USER.sub(instead, text)
 
 
 def is_url(queue: str) -> bool:

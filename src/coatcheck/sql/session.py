@@ -2,7 +2,7 @@
 
 A session of our own gets its settings once, after connecting. Behind a pooler that gives each transaction another
 session (PgBouncer's `pool_mode = transaction`), settings that poolers keep for each client are set once as well; if one
-of the others is wrong there, each transaction sets it for itself. See docs/decisions/0027.
+of the others is wrong there, each transaction sets it for itself. See docs/decisions/0029.
 """
 
 from __future__ import annotations

@@ -191,7 +191,8 @@ def _refuse_other_keys(
     if active not in there and not (fresh and mine.keys() & there.keys()):
         raise ConfigError(
             f"this database does not know the token key {active}",
-            hint="a rotator brings it: `coatcheck keys retokenize` where it was rotated takes note of it",
+            hint="the keyring was rotated with another database: let a rotator run `coatcheck keys retokenize` with "
+            "the configuration of this one before its loaders start",
         )
 
 

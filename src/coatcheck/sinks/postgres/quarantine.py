@@ -102,8 +102,7 @@ class Quarantine:
 
     def entries(self, selection: Selection, *, resolved: bool = False, limit: int = 100) -> list[Entry]:
         """Return held entries (with `resolved` all of them), oldest first."""
-        parameters = selection.parameters() | {"all": resolved, "after": 0, "limit": limit}
-        parameters["pipelines"] = [self._pipeline]
+        parameters = selection.parameters() | {"all": resolved, "limit": limit, "pipeline": self._pipeline}
         with translated("read the quarantine"), self._connection.cursor(row_factory=class_row(Entry)) as cursor:
             return cursor.execute(query("quarantine_list"), parameters).fetchall()
 
@@ -196,7 +195,7 @@ class Quarantine:
 
     def discard(self, selection: Selection) -> int:
         """Erase the bodies of held entries and mark them discarded; return how many."""
-        parameters = selection.parameters() | {"pipelines": [self._pipeline]}
+        parameters = selection.parameters() | {"pipeline": self._pipeline}
         return int(self._one("quarantine_discard", parameters))
 
     def status(self) -> tuple[Any, ...]:

@@ -135,8 +135,8 @@ CREATE OR REPLACE FUNCTION coatcheck.retry_open(ids bigint[], reason text) RETUR
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$ SELECT request_id, items FROM coatcheck.retry_open(ids, reason, 'default') $$;
 
--- Gives held messages of some pipelines up: their bodies go, the entries stay as a record of who did it and when.
-CREATE FUNCTION coatcheck.quarantine_discard(ids bigint[], reason text, pipelines text[]) RETURNS bigint
+-- Gives held messages of one pipeline up: their bodies go, the entries stay as a record of who did it and when.
+CREATE FUNCTION coatcheck.quarantine_discard(ids bigint[], reason text, pipeline text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
 DECLARE
@@ -144,18 +144,19 @@ DECLARE
 BEGIN
     UPDATE coatcheck.quarantine AS q
     SET state = 'discarded', ciphertext = NULL, nonce = NULL, resolved_at = now(), resolved_by = session_user
-    WHERE q.state = 'held' AND q.pipeline = ANY (quarantine_discard.pipelines)
+    WHERE q.state = 'held' AND q.pipeline = quarantine_discard.pipeline
       AND (quarantine_discard.reason IS NULL OR q.reason = quarantine_discard.reason)
       AND (quarantine_discard.ids IS NULL OR q.quarantine_id = ANY (quarantine_discard.ids));
     GET DIAGNOSTICS discarded = ROW_COUNT;
-    PERFORM coatcheck.record('quarantine discarded', jsonb_build_object('items', discarded));
+    PERFORM coatcheck.record('quarantine discarded', jsonb_build_object(
+        'items', discarded, 'pipeline', quarantine_discard.pipeline));
     RETURN discarded;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION coatcheck.quarantine_discard(ids bigint[], reason text) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
-AS $$ SELECT coatcheck.quarantine_discard(ids, reason, '{default}') $$;
+AS $$ SELECT coatcheck.quarantine_discard(ids, reason, 'default') $$;
 
 -- Counts for metrics of one pipeline, and of the desk, which all share.
 CREATE FUNCTION coatcheck.figures(pipeline text) RETURNS TABLE (figure text, label text, value bigint)
@@ -167,5 +168,5 @@ AS $$
 $$;
 
 REVOKE ALL ON FUNCTION coatcheck.register_seal_key(text), coatcheck.add_seal_key(text), coatcheck.retire_seal_key(text),
-    coatcheck.retry_open(bigint[], text, text), coatcheck.quarantine_discard(bigint[], text, text[]),
+    coatcheck.retry_open(bigint[], text, text), coatcheck.quarantine_discard(bigint[], text, text),
     coatcheck.figures(text) FROM PUBLIC;

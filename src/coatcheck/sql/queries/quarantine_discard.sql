@@ -1,2 +1,2 @@
 -- Give held messages up: their bodies go, the entries stay as a record of who did it and when.
-SELECT coatcheck.quarantine_discard(%(ids)s::bigint[], %(reason)s, %(pipelines)s::text[])
+SELECT coatcheck.quarantine_discard(%(ids)s::bigint[], %(reason)s, %(pipeline)s)

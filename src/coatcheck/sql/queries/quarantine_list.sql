@@ -2,9 +2,8 @@
 SELECT quarantine_id, pipeline, message_id, reason, detail, sent_at, received_at, quarantined_at, attempts, state
 FROM coatcheck.quarantine
 WHERE (%(all)s OR state = 'held')
-  AND (%(pipelines)s::text[] IS NULL OR pipeline = ANY (%(pipelines)s::text[]))
+  AND pipeline = %(pipeline)s
   AND (%(reason)s::text IS NULL OR reason = %(reason)s)
   AND (%(ids)s::bigint[] IS NULL OR quarantine_id = ANY (%(ids)s::bigint[]))
-  AND quarantine_id > %(after)s
 ORDER BY quarantine_id
 LIMIT %(limit)s

@@ -1,8 +1,9 @@
 -- One batch, one statement, one transaction. The ledger decides which messages are new; rows and rejects follow it. The
 -- vault's entries do not ask the ledger: they are of rows that are here now, or have been since an earlier transaction.
 -- Parameters are arrays, one element a message, sorted by slot and key (two workers that meet the same keys meet in the same
--- order, so they wait instead of deadlocking). What is acked is on the disk: where a session commits asynchronously
--- (behind a pooler it may not be ours), this transaction does not. {target}, {columns}, {arrays}, {names} and {fields} are composed once.
+-- order, so they wait instead of deadlocking). The transaction waits for the disk even where the session has
+-- synchronous_commit = off, which behind a pooler is not ours to set: the statement sets it for this transaction.
+-- {target}, {columns}, {arrays}, {names} and {fields} are composed once.
 WITH fresh AS (
     INSERT INTO coatcheck.ledger (message_key, slot)
     SELECT message_key, slot FROM unnest(%(keys)s::uuid[], %(slots)s::int4[]) AS batch (message_key, slot)
