@@ -8,6 +8,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ def server(authority: trustme.CA) -> Iterator[PostgresServer]:
     programs = debians()
     if programs is None:
         pytest.skip("no PostgreSQL of Debian here (make setup-debian)")
-    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)
         certificate = authority.issue_cert(HOST)
@@ -51,9 +52,11 @@ def server(authority: trustme.CA) -> Iterator[PostgresServer]:
         key.chmod(0o400)
         if os.geteuid() == 0:
             shutil.chown(key, "nobody")
-        patch.setenv("PG_BIN", str(programs))
-        with PostgresServer(options=("ssl=on", f"ssl_cert_file={chain}", f"ssl_key_file={key}")) as running:
-            yield running
+        with pytest.MonkeyPatch.context() as patch:  # for this start only, not for those of other tests
+            patch.setenv("PG_BIN", str(programs))
+            options = ("ssl=on", f"ssl_cert_file={chain}", f"ssl_key_file={key}")
+            running = stack.enter_context(PostgresServer(options=options))
+        yield running
 
 
 @pytest.fixture

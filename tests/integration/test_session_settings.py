@@ -241,7 +241,9 @@ def options(settings: dict[str, str]) -> str:
 
 @contextmanager
 def hostile(place: Database, where: str, settings: dict[str, str], patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Have `where` say `settings`; yield the connection string to use."""
+    """Have `where` say those of `settings` that the server knows; yield the connection string to use."""
+    known = {name.lower() for (name,) in place.execute("SELECT name FROM pg_settings")}
+    settings = {name: value for name, value in settings.items() if name.lower() in known}
     if where == "database":
         say(place, "DATABASE", place.name, settings)
         yield place.dsn

@@ -161,7 +161,6 @@ def test_a_pipeline_that_is_named_is_the_one(made: list[Made], monkeypatch: pyte
     ("queues", "brought", "said"),
     [
         (("logins", "returns"), ORDERS, "no pipeline .* reads the queue of the event; there are p0, p1"),
-        (("orders", "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"), ORDERS, "more than one pipeline reads"),
         (("logins", "orders"), Delivery(BROUGHT.messages, [], (*BROUGHT.queues, *ORDERS.queues)), "no pipeline"),
         (("logins", "orders"), Delivery([], []), "no pipeline"),
         (("logins", "orders"), Delivery([], [], ("no arn",)), "no pipeline"),
@@ -174,6 +173,16 @@ def test_no_pipeline_is_taken_by_chance(
     with pytest.raises(ConfigError, match=said) as caught:
         aws_lambda._load(brought, 9.0)
     assert "COATCHECK_PIPELINE" in caught.value.hint
+    assert not made
+
+
+def test_queues_of_one_name_do_not_tell_which_pipeline_is_meant(made: list[Made]) -> None:
+    Path("coatcheck.toml").write_text(
+        "[pipelines.p0.source]\nqueue = 'orders'\nprofile = 'a'\n"
+        "[pipelines.p1.source]\nqueue = 'orders'\nprofile = 'b'\n"
+    )
+    with pytest.raises(ConfigError, match="more than one pipeline reads the queue of the event: p0, p1"):
+        aws_lambda._load(ORDERS, 9.0)
     assert not made
 
 
