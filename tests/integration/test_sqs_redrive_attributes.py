@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -153,5 +154,45 @@ def test_send_time_and_trace_header_are_asked_for_by_both_names(knows: str) -> N
             await redriven(server.url, server.queue_url, server.queue_url)
             asked = server.of("ReceiveMessage")[0].body
             assert {"SentTimestamp", "MessageGroupId", "AWSTraceHeader"} <= set(asked[knows])
+
+    run(work())
+
+
+def test_dead_letters_of_another_queue_stay(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:
+    """Two queues share a dead-letter queue: each gets back its own, and what somebody sent there by hand goes along."""
+
+    async def work() -> None:
+        dead = queues.create()
+        policy = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": "1"})
+        ours, theirs = queues.create(), queues.create()
+        for queue in (ours, theirs):
+            queue.set(RedrivePolicy=policy)
+            queue.send([f"CANARY of {queue.url}"])
+            queue.show(queue.receive())
+            assert queue.receive() == []  # received twice: SQS moves it
+        dead.send(["by hand"])
+        assert await redriven(queues.server.url, dead.url, ours.url) == 2
+        assert {message["Body"] for message in ours.receive()} == {f"CANARY of {ours.url}", "by hand"}
+        assert dead.counts() == (0, 1)
+
+    run(work())
+    (said,) = [record.getMessage() for record in caplog.records if "of other queues" in record.getMessage()]
+    assert said.startswith("1 dead letters of other queues stay")
+    assert "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize("account", ["", "111122223333"])
+def test_what_stays_is_met_again_and_ends_the_redrive(account: str) -> None:
+    """Messages come back when their visibility timeout ends; without new ones among them the queue counts as empty."""
+    told = {"SentTimestamp": "1700000000000", "DeadLetterQueueSourceArn": "arn:aws:sqs:x:999988887777:logins"}
+
+    async def work() -> None:
+        async with ScriptedSqs() as server:
+            answer = received(wire_message(1, Attributes=told))
+            server.script("ReceiveMessage", *[answer] * 5)
+            url = f"{server.url}/{account}/logins" if account else f"{server.url}/queue/other"
+            assert await redriven(server.url, server.queue_url, url) == 0
+            assert len(server.of("ReceiveMessage")) == 3
+            assert server.of("SendMessageBatch") == []
 
     run(work())
