@@ -24,7 +24,7 @@ from coatcheck.pipeline.runner import Limits, Runner
 from coatcheck.pipeline.writer import Writer
 from coatcheck.sinks.postgres import figures, schema
 from coatcheck.sinks.postgres.partitions import Partitioning
-from coatcheck.sinks.postgres.quarantine import Entry, Held, Quarantine, Selection
+from coatcheck.sinks.postgres.quarantine import Added, Entry, Held, Quarantine, Selection
 from coatcheck.sinks.postgres.sink import PostgresSink
 from coatcheck.sources import sqs_queue, sqs_redrive
 from coatcheck.sources.aws import resolve
@@ -287,9 +287,10 @@ def _opened(opening: Opener, held: Held) -> Message:
 
 @dataclass(slots=True)
 class Retried:
-    """How a retry ended: messages loaded, messages rejected again by reason, and bodies that do not open."""
+    """How a retry ended: messages loaded, known before, rejected again by reason, and bodies that do not open."""
 
     loaded: int = 0
+    duplicates: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     unopened: int = 0
 
@@ -311,11 +312,13 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
                 foreign = error
                 retried.unopened += 1
                 continue
-            reject = _retry(entries, stages, vault, sealer, held, message)
-            if reject is None:
-                retried.loaded += 1
-            else:
-                retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
+            match _retry(entries, stages, vault, sealer, held, message):
+                case "loaded":
+                    retried.loaded += 1
+                case "duplicate":
+                    retried.duplicates += 1
+                case reject:
+                    retried.rejected[reject.reason] = retried.rejected.get(reject.reason, 0) + 1
             progress()
         entries.settle()
     if foreign is not None and not (retried.loaded or retried.rejected):
@@ -325,20 +328,21 @@ def quarantine_retry(config: Config, selection: Selection, *, progress: Callable
 
 def _retry(  # noqa: PLR0917 - private, and each is what a try takes
     entries: Quarantine, stages: Road, vault: VaultStore, sealer: Sealer, held: Held, message: Message
-) -> Reject | None:
+) -> Reject | Added:
     entry = stages.travel(message)
+    ended: Reject | Added
     if isinstance(entry, Row):
         batch = Batch([entry])
         vault.keep(batch)
         batch.data_keys = [sealer.data_key(dek_id) for dek_id in {kept.sealed.dek_id for kept in batch.vault}]
-        reject = entries.load(held, batch)
-        if reject is None:
+        ended = entries.load(held, batch)
+        if ended == "loaded":
             vault.stored(batch)
     else:
-        reject = entry.reject
-    if reject is not None:
-        entries.rejected_again(held, reject)
-    return reject
+        ended = entry.reject
+    if isinstance(ended, Reject):
+        entries.rejected_again(held, ended)
+    return ended
 
 
 def quarantine_discard(config: Config, selection: Selection) -> int:

@@ -25,7 +25,7 @@ from tests.support.fix_postgres import (
 from coatcheck.errors import CoatcheckError, ConfigError, UnreachableError
 from coatcheck.pipeline.message import Outcome, Reason, Reject, Row
 from coatcheck.sinks.postgres import evidence, trial
-from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
+from coatcheck.sinks.postgres.quarantine import Added, Quarantine, Selection
 from coatcheck.sql.sqlstate import Verdict, verdict
 
 BAD = "a canary that nobody may see"
@@ -377,13 +377,13 @@ def held(database: Database, *names: str) -> None:
     write(postgres_sink(database), batch(rejected=[reject(n) for n, _ in enumerate(names)]))
 
 
-def retried(dsn: str, *names: str) -> list[Reject | None]:
+def retried(dsn: str, *names: str) -> list[Reject | Added]:
     """Retry the held entries in their order, as rows with these names."""
     found = []
     with Quarantine(dsn, TABLE, EVENTS) as quarantine:
         for entry, name in zip(quarantine.opened(Selection()), names, strict=True):
             again = quarantine.load(entry, batch([Row(entry.message, entry.key, 0, (name, 1))]))
-            if again is not None:
+            if isinstance(again, Reject):
                 quarantine.rejected_again(entry, again)
             found.append(again)
         quarantine.settle()
@@ -407,7 +407,7 @@ def test_a_retry_rejects_what_is_refused_while_others_pass(
     database.execute(TRIGGER % (ONE, code))
     held(database, *names)
     refused = Reject(Reason.REFUSED_BY_DATABASE, code)
-    assert retried(database.dsn, *names) == [refused if name == BAD else None for name in names]
+    assert retried(database.dsn, *names) == [refused if name == BAD else "loaded" for name in names]
     assert entries(database) == [
         ("held", "refused_by_database", code, 2) if name == BAD else ("loaded", "not_json", "", 1) for name in names
     ]

@@ -254,7 +254,7 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
     assert quarantine.load(held, loading(held, "late", 11)) == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
     assert states(database) == [(1, "held")]
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
-    assert quarantine.load(held, loading(held, "late", 11)) is None
+    assert quarantine.load(held, loading(held, "late", 11)) == "loaded"
     assert database.execute("SELECT * FROM events") == [("late", 11)]
 
 
@@ -264,7 +264,7 @@ def test_a_row_that_the_database_refused_opens(database: Database, quarantine: Q
 def test_load_inserts_the_row_and_marks_the_entry(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1), reject(2))
     first, _ = quarantine.opened(EVERY)
-    assert quarantine.load(first, loading(first, "late", None)) is None
+    assert quarantine.load(first, loading(first, "late", None)) == "loaded"
     assert database.execute("SELECT * FROM events") == [("late", None)]
     assert states(database) == [(1, "loaded"), (2, "held")]
     [(at, by)] = database.execute("SELECT resolved_at, resolved_by FROM coatcheck.quarantine WHERE quarantine_id = 1")
@@ -275,8 +275,8 @@ def test_load_inserts_the_row_and_marks_the_entry(database: Database, quarantine
 def test_load_happens_once(database: Database, quarantine: Quarantine) -> None:
     hold(database, reject(1))
     [held] = quarantine.opened(EVERY)
-    for _ in range(3):
-        assert quarantine.load(held, loading(held, "late", 1)) is None
+    found = [quarantine.load(held, loading(held, "late", 1)) for _ in range(3)]
+    assert found == ["loaded", "duplicate", "duplicate"]
     assert database.count() == 1
 
 
@@ -298,7 +298,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
         "CREATE TRIGGER gate BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION gate()"
     )
 
-    def load() -> Reject | None:
+    def load() -> object:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             barrier.wait()
             [held] = mine.opened(EVERY)
@@ -311,7 +311,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
         tries = [pool.submit(load) for _ in range(2)]
         asyncio.run(until(lambda: len(database.waiting()) == 2, "both are at it"))
         holder.execute("SELECT pg_advisory_unlock(4711)")
-        assert [one.result(LIMIT) for one in tries] == [None, None]
+        assert {one.result(LIMIT) for one in tries} == {"loaded", "duplicate"}
     assert database.count() == 1
     assert states(database) == [(1, "loaded")]
 
@@ -322,7 +322,7 @@ def test_many_operators_load_many_entries(database: Database) -> None:
     def load_all(_: int) -> None:
         with Quarantine(database.dsn, TABLE, EVENTS) as mine:
             for held in mine.opened(EVERY):
-                assert mine.load(held, loading(held, held.message.message_id, 1)) is None
+                assert mine.load(held, loading(held, held.message.message_id, 1)) in {"loaded", "duplicate"}
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(load_all, range(4)))
@@ -353,7 +353,7 @@ def test_a_retry_goes_through_the_ledger_with_the_key_that_the_row_has_now(
     without_a_key(database, keys, 1)
     by_number(keys)
     [held] = quarantine.opened(EVERY)
-    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) == "loaded"
     assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
     assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(duplicates=1)]
     assert database.names() == ["late"]
@@ -364,8 +364,11 @@ def test_repeats_that_were_held_are_one_message_when_they_are_retried(
 ) -> None:
     without_a_key(database, keys, 1, 2, 3)
     by_number(keys)
-    for place, held in enumerate(quarantine.opened(EVERY), 1):
-        assert quarantine.load(held, keys.batch(arrived(place, EVENT_BODY))) is None
+    found = [
+        quarantine.load(held, keys.batch(arrived(place, EVENT_BODY)))
+        for place, held in enumerate(quarantine.opened(EVERY), 1)
+    ]
+    assert found == ["loaded", "duplicate", "duplicate"]
     assert database.names() == ["late"]
     assert states(database) == [(1, "loaded"), (2, "loaded"), (3, "loaded")]
 
@@ -377,7 +380,7 @@ def test_a_retry_of_what_has_come_again_meanwhile_adds_nothing(
     by_number(keys)
     assert write(postgres_sink(database), keys.batch(arrived(9, EVENT_BODY))) == [Outcome(loaded=1)]
     [held] = quarantine.opened(EVERY)
-    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) == "duplicate"
     assert (database.names(), states(database)) == (["late"], [(1, "loaded")])
 
 
@@ -389,7 +392,7 @@ def test_a_row_that_is_refused_leaves_no_ledger_entry(database: Database, quaran
     refused = quarantine.load(held, keys.batch(arrived(1, EVENT_BODY)))
     assert refused == Reject(Reason.REFUSED_BY_DATABASE, "23514 small")
     database.execute("ALTER TABLE events DROP CONSTRAINT small")
-    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) is None
+    assert quarantine.load(held, keys.batch(arrived(1, EVENT_BODY))) == "loaded"
     assert database.names() == ["late"]
 
 
@@ -409,7 +412,7 @@ def test_load_into_a_column_of_any_name(empty_database: Database, name: str) -> 
     write(postgres_sink(empty_database, columns), batch(rejected=[reject(1)]))
     with Quarantine(empty_database.dsn, TABLE, columns) as quarantine:
         [held] = quarantine.opened(EVERY)
-        assert quarantine.load(held, loading(held, "1.50", '{"a": 1}')) is None
+        assert quarantine.load(held, loading(held, "1.50", '{"a": 1}')) == "loaded"
     assert [str(value) for value in empty_database.execute("SELECT * FROM events")[0]] == ["1.50", "{'a': 1}"]
 
 

@@ -169,7 +169,7 @@ def test_operator(database: LoginDatabase, config: Config, keyring: Path) -> Non
         rows = connection.execute("SELECT * FROM coatcheck.retry_fetch(%s, 0, 100)", [opened[0]]).fetchall()
         held._request = opened[0]
         first, second, _ = map(quarantine_module._held, rows)
-        assert held.load(first, masked(operator, event(7))) is None
+        assert held.load(first, masked(operator, event(7))) == "loaded"
         held.rejected_again(second, Reject(Reason.NOT_JSON))
     assert load(operator, event(8), "no json").loaded == 1
     with psycopg.connect(custody.dsn(operator), autocommit=True) as connection:

@@ -55,6 +55,9 @@ def test_a_redelivery_is_known_again(login_database: LoginDatabase, tmp_path: Pa
     assert login_database.execute("SELECT reason, detail FROM coatcheck.quarantine") == [
         ("missing_field", "create_date")
     ]
+    (entry,) = [line for line in command("quarantine", "list").out.splitlines() if "missing_field" in line]
+    assert " unknown " in entry
+    assert "1969" not in entry
 
 
 def test_the_lag_of_such_messages_is_not_told(login_database: LoginDatabase, tmp_path: Path, keyring: Path) -> None:

@@ -22,6 +22,7 @@ from coatcheck.errors import CoatcheckError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from coatcheck.config import Config
     from coatcheck.sinks.postgres.quarantine import Entry, Selection
@@ -70,11 +71,16 @@ def list_(  # noqa: PLR0917 - click passes them by name
         ("pipeline", *head) if several else head,
         (
             (*([e.pipeline] if several else []),
-             e.quarantine_id, e.reason, e.detail, f"{e.sent_at:%Y-%m-%d %H:%M:%S}",
-             f"{e.received_at:%Y-%m-%d %H:%M:%S}", e.attempts, e.state, e.message_id)
+             e.quarantine_id, e.reason, e.detail, _moment(e.sent_at),
+             _moment(e.received_at), e.attempts, e.state, e.message_id)
             for e in rows
         ),
     )  # fmt: skip
+
+
+def _moment(when: datetime) -> str:
+    """Return a time in words; one before 1970 stands for a send time that SQS did not tell."""
+    return "unknown" if when.timestamp() < 0 else f"{when:%Y-%m-%d %H:%M:%S}"
 
 
 def _entries(configs: Sequence[Config], selection: Selection, *, resolved: bool, limit: int) -> list[Entry]:
@@ -137,7 +143,10 @@ def retry(
     done = app.quarantine_retry(configuration(context, pipeline), _selection(ids, reason, everything=everything))
     again = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.rejected.items()))
     terminal.out(
-        f"{done.loaded:,} loaded, {sum(done.rejected.values()):,} rejected again" + (f": {again}" if again else "")
+        f"{done.loaded:,} loaded, "
+        + (f"{done.duplicates:,} known before, " if done.duplicates else "")
+        + f"{sum(done.rejected.values()):,} rejected again"
+        + (f": {again}" if again else "")
     )
     if done.unopened:
         raise CoatcheckError(

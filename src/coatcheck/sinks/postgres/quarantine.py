@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import psycopg
@@ -23,6 +23,9 @@ from coatcheck.sql.sqlstate import stop_error
 
 _PAGE = 500
 _ACTION = "load from the quarantine"
+
+Added = Literal["loaded", "duplicate"]
+"""What a retried message did: it added its row, or nothing, since its row was there or it is held no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +127,18 @@ class Quarantine:
             found = self._connection.execute(query(name), parameters).fetchone()
         return found[0] if found else None
 
-    def load(self, held: Held, batch: Batch) -> Reject | None:
+    def load(self, held: Held, batch: Batch) -> Reject | Added:
         """Insert the one row of `batch` with what the vault keeps of it, and mark the entry loaded, once.
 
-        A row whose key the ledger knows by now adds nothing. Returns None, or the reject of a refused row, which stays
-        held; if the system may be at fault, `settle` tells later. Raises UnreachableError, ConfigError: no row is at
-        fault, or too many are refused and none has passed.
+        Returns "duplicate" if that added nothing: the ledger knows the row's key by now, or the entry is held no
+        longer. Returns the reject of a refused row, which stays held; if the system may be at fault, `settle` tells
+        later. Raises UnreachableError, ConfigError: no row is at fault, or too many are refused and none has passed.
         """
         fault = self._try(self._parameters(held, batch))
-        if fault is None:
+        if not isinstance(fault, FaultError):
             if self._passes:
                 self.settle()
-            return None
+            return "loaded" if fault else "duplicate"
         if not (fault.proven or fault.likely or self._passes):
             self._suspects.append((held, fault))
             if len(self._suspects) >= ENOUGH:
@@ -157,16 +160,17 @@ class Quarantine:
             **{f"c{i}": encode((value,)) for i, (encode, value) in enumerate(fields)},
         }
 
-    def _try(self, parameters: dict[str, Any]) -> FaultError | None:
+    def _try(self, parameters: dict[str, Any]) -> FaultError | bool:
+        """Return whether the entry was let go to the table (which may have kept the row out), or the fault."""
         try:
-            for loaded, suppressed in self._connection.execute(self._load, parameters):  # none if it was loaded before
-                self._passes = self._passes or loaded + suppressed > 0
+            ((released, loaded, suppressed),) = self._connection.execute(self._load, parameters)
+            self._passes = self._passes or loaded + suppressed > 0
         except psycopg.Error as error:
             fault = fault_of(error, _ACTION)
             if fault is None:
                 raise stop_error(error, _ACTION) from None
             return fault
-        return None
+        return bool(released)
 
     def settle(self) -> None:
         """Note the further try of entries that were refused, if another was loaded; call it when all were tried.

@@ -34,7 +34,7 @@ WITH ended AS MATERIALIZED (
 ), tally AS MATERIALIZED (
     SELECT (SELECT count(*) FROM released)::int AS released, (SELECT count(*) FROM loaded)::int AS loaded
 )
-SELECT loaded,
+SELECT released, loaded,
        CASE WHEN loaded = released THEN 0
             WHEN %(accept)s::bool THEN released - loaded
             ELSE ('coatcheck: suppressed ' || (released - loaded))::int END AS suppressed
