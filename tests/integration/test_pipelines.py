@@ -161,9 +161,20 @@ def test_one_table_of_two_pipelines_is_masked_in_one_way(two: Two) -> None:
     app.migrate(two.a.named("c"))
     with connect(two.database.dsn) as connection:
         assert [len(table.columns) for table in register.tables(connection) if table.name == "ta"] == [1]
-    other = named(two.database, two.a.keys.path, "d", "ta", {"id": PLAIN, "ip": IP | {"domain": "other"}})
-    with pytest.raises(ConfigError, match=r"masks public\.ta\.ip in another way"):
+    for way in (IP | {"domain": "other"}, IP | {"vault": not IP.get("vault", True)}, PLAIN):
+        other = named(two.database, two.a.keys.path, "d", "ta", {"id": PLAIN, "ip": way})
+        with pytest.raises(ConfigError, match=r"masks public\.ta\.ip in another way"):
+            app.migrate(other)
+
+
+def test_a_column_that_one_pipeline_fills_without_a_mask_is_masked_by_no_other(two: Two) -> None:
+    """In whichever order they come."""
+    app.migrate(named(two.database, two.a.keys.path, "clear", "both", {"id": PLAIN, "ip": PLAIN}))
+    other = named(two.database, two.a.keys.path, "masks", "both", {"id": PLAIN, "ip": IP})
+    with pytest.raises(ConfigError, match=r"the pipeline clear fills public\.both\.ip without a mask"):
         app.migrate(other)
+    app.migrate(named(two.database, two.a.keys.path, "clear", "both", {"id": PLAIN}))
+    app.migrate(other)
 
 
 def test_a_pipeline_that_is_not_registered_does_not_load(two: Two) -> None:

@@ -21,13 +21,14 @@ from coatcheck.sql import query
 
 _CLEAR = (Mask.KEEP, Mask.DROP, Mask.REDACT)
 """Masks that leave nothing in the table that was made of a value."""
+_ONE_WAY = "pipelines that load one table give its columns the same mask, domain and vault"
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """A pipeline as it is registered: its table, its queue as configured, and how long its file keeps originals.
 
-    `epoch` and `keep_epochs` are those of `[vault]`.
+    `epoch` and `keep_epochs` are those of `[vault]`; `clear` are the columns that it fills without a mask.
     """
 
     name: str = "default"
@@ -37,6 +38,7 @@ class Pipeline:
     epoch: str = "quarter"
     keep_epochs: int = 0
     exists: bool = True
+    clear: Sequence[str] = ()
 
     @property
     def qualified(self) -> str:
@@ -208,13 +210,16 @@ def put(connection: psycopg.Connection[Any], pipeline: Pipeline, columns: Sequen
     """Register a pipeline with its masked columns, in the caller's transaction.
 
     Columns that have left its configuration stay until no row has a text of theirs. Raises ConfigError: the name
-    belongs to another table here, or another pipeline masks a column of the same table otherwise; psycopg.Error.
+    belongs to another table here, or another pipeline fills a column of the same table in another way; psycopg.Error.
     """
     masked = [column for column in columns if column.stored and column.mask not in _CLEAR]
-    _refuse_other_table(pipelines(connection).get(pipeline.name), pipeline)
+    clear = [column.name for column in columns if column.stored and column.mask in _CLEAR]
+    known = pipelines(connection)
+    _refuse_other_table(known.get(pipeline.name), pipeline)
     _refuse_other_masks(masked_columns(connection), pipeline, columns)
+    _refuse_clear(known.values(), pipeline, masked)
     at = {"pipeline": pipeline.name, "schema": pipeline.schema, "table": pipeline.table}
-    settings = {"queue": pipeline.queue, "epoch": pipeline.epoch, "keep_epochs": pipeline.keep_epochs}
+    settings = {"queue": pipeline.queue, "epoch": pipeline.epoch, "keep_epochs": pipeline.keep_epochs, "clear": clear}
     connection.execute(query("register_pipeline"), at | settings)
     for column in masked:
         connection.execute(query("register_column"), at | _as_parameters(column))
@@ -304,10 +309,20 @@ def _refuse_other_masks(there: Iterable[MaskedColumn], pipeline: Pipeline, colum
             continue
         if (other.schema, other.table) != (pipeline.schema, pipeline.table):
             continue
-        if (same.mask, same.domain) != (other.column.mask, other.column.domain):
+        if (same.mask, same.domain, same.vault) != (other.column.mask, other.column.domain, other.column.vault):
             raise ConfigError(
                 f"the pipeline {other.pipeline} masks {pipeline.qualified}.{same.name} in another way",
-                hint="pipelines that load one table give its columns the same mask and domain",
+                hint=_ONE_WAY,
+            )
+
+
+def _refuse_clear(known: Iterable[Pipeline], pipeline: Pipeline, masked: Sequence[Column]) -> None:
+    for other in known:
+        if other.name == pipeline.name or other.qualified != pipeline.qualified:
+            continue
+        if both := sorted({column.name for column in masked}.intersection(other.clear)):
+            raise ConfigError(
+                f"the pipeline {other.name} fills {pipeline.qualified}.{both[0]} without a mask", hint=_ONE_WAY
             )
 
 

@@ -18,7 +18,8 @@ CREATE TABLE coatcheck.database (
 
 INSERT INTO coatcheck.database (adopted) SELECT EXISTS (SELECT FROM coatcheck.token_key);
 
--- One row for each pipeline, written by `coatcheck migrate`. keep_epochs is [vault] keep_epochs of its file (0: all).
+-- One row for each pipeline, written by `coatcheck migrate`. keep_epochs is [vault] keep_epochs of its file (0: all),
+-- clear are the columns that it fills without a mask: no other pipeline may mask those of the same table.
 CREATE TABLE coatcheck.pipeline (
     pipeline     text        PRIMARY KEY CHECK (pipeline ~ '^[a-z][a-z0-9_]{0,31}$'),
     table_schema text        NOT NULL,
@@ -26,6 +27,7 @@ CREATE TABLE coatcheck.pipeline (
     queue        text        NOT NULL CHECK (length(queue) <= 2048),
     epoch        text        NOT NULL CHECK (epoch IN ('year', 'quarter', 'month')),
     keep_epochs  integer     NOT NULL CHECK (keep_epochs >= 0),
+    clear        text[]      NOT NULL,
     changed_at   timestamptz NOT NULL DEFAULT now()
 );
 
