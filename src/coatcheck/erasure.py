@@ -58,13 +58,16 @@ def _silent(_: Erased) -> None:
 
 
 @contextmanager
-def _eraser(config: Config, progress: Progress = _silent) -> Iterator[tuple[Eraser, Register]]:
+def _eraser(config: Config, progress: Progress = _silent, *, rows: bool = True) -> Iterator[tuple[Eraser, Register]]:
+    """Open what erases; with `rows` in a database where all rows with tokens can be found."""
     with connect(custody.dsn(config)) as connection:
         refuse_without_rights(connection, ())
         with translated("read the register of pipelines"):
             register.refuse_unknown_tables(connection)
             there = register.read(connection)
             register.refuse_hidden_rows(connection, there.tables)
+            if rows:
+                register.refuse_elsewhere(connection)
         refuse_without_rights(connection, there.tables)
         yield Eraser(connection, tables=there.tables, progress=progress), there
 
@@ -170,6 +173,12 @@ def _table(config: Config, there: Register) -> str:
         raise ConfigError(
             f"the pipeline {config.pipeline} is not registered in this database", hint="run `coatcheck migrate`"
         )
+    keyed = {f"{masked.schema}.{masked.table}" for masked in there.masked if masked.column.scheme}
+    if mine.qualified in keyed.difference(table.qualified for table in there.tables):
+        raise ConfigError(
+            f"{mine.qualified} is a view, and its rows are erased in the table behind it",
+            hint="name the pipeline that is registered for that table: --pipeline NAME",
+        )
     return mine.qualified
 
 
@@ -226,7 +235,7 @@ def _as_sent(column: Column, text: str) -> object:
 
 def erase_epoch(config: Config, epoch: int, why: Why) -> Erasure:
     """Erase all originals of an epoch. Raises RefusedError: it is not over."""
-    with _eraser(config) as (eraser, _):
+    with _eraser(config, rows=False) as (eraser, _):
         eraser.begin("epoch", why.reason, why.ticket, epoch=epoch)
         ended = eraser.epoch(epoch)
         eraser.end({"entries": ended.entries, "data_keys": ended.data_keys})

@@ -60,7 +60,7 @@ def rotate(config: Config) -> Rotated:
         known_keys.hold(connection, custody.keyring_id(keys))
         known_keys.refuse_without_rights(connection)
         register.refuse_unknown_tables(connection)
-        register.refuse_unmovable(connection)
+        register.refuse_elsewhere(connection)
         there = register.read(connection)
         _refuse_fixed(there, config)
         _refuse_two_forms(there)
@@ -160,7 +160,7 @@ def retire(config: Config, kid: str) -> Retired:
     with connect(custody.dsn(config)) as connection:
         with translated("read the register of pipelines"):
             register.refuse_unknown_tables(connection)
-            register.refuse_unmovable(connection)
+            register.refuse_elsewhere(connection)
             tables = register.tables(connection)
             register.refuse_hidden_rows(connection, tables)
         known_keys.register(connection, custody.keyring_id(keys), custody.form_ids(config))

@@ -28,6 +28,7 @@ from coatcheck.sinks.postgres.quarantine import Selection
 from coatcheck.sql import migrations, register
 from coatcheck.sql.connection import connect
 from coatcheck.vault.epochs import Epochs
+from coatcheck.vault.erase import Erased
 
 WHY = Why("DSAR", "INC-1")
 IP = {"from": "ip", "type": "text", "parse": "ip", "mask": "token", "domain": "ip"}
@@ -547,9 +548,56 @@ def test_a_rotation_is_refused_while_rows_are_behind_a_view(two: Two) -> None:
     view = named(two.database, two.a.keys.path, "v", "vw", OF_A)
     app.migrate(view)
     two.load(view, 1)
-    with pytest.raises(RefusedError, match=r"rows behind a view .*: public\.vw"):
-        rotation.rotate(two.b)
+    for refused in (
+        lambda: rotation.rotate(two.b),
+        lambda: erasure.erase_value(two.b, "ip", "10.0.0.1", WHY),
+        lambda: erasure.erase_subject(view, "id", "u1", WHY),
+    ):
+        with pytest.raises(RefusedError, match=r"rows behind a view .*: public\.vw") as caught:
+            refused()
+        assert "pipeline of its own" in caught.value.hint
     assert custody.loader_keys(two.a).kids == ("k1",)
+
+
+def test_the_rows_behind_a_view_are_those_of_a_table_that_is_registered_too(two: Two) -> None:
+    two.database.execute("CREATE TABLE base (id text, ip text); CREATE VIEW vw AS SELECT * FROM base WHERE id <> 'u1'")
+    view = named(two.database, two.a.keys.path, "v", "vw", OF_A)
+    behind = named(two.database, two.a.keys.path, "behind", "base", OF_A)
+    app.migrate(view)
+    app.migrate(behind)
+    two.load(view, 1, 2)
+    rotation.rotate(two.b)
+    assert rotation.retokenize(two.b).left == {}
+    rotation.retire(two.b, "k1")
+    assert [text.split("_")[2] for text in two.texts("base", "ip")] == ["k2", "k2"]
+    with pytest.raises(ConfigError, match=r"public\.vw is a view") as caught:
+        erasure.erase_subject(view, "id", "u1", WHY)
+    assert "--pipeline NAME" in caught.value.hint
+    done = erasure.erase_subject(behind, "id", "u1", WHY).erased
+    assert isinstance(done, Erased)
+    assert done.rows == {"base.ip": 1}
+
+
+def test_rows_in_children_of_a_table_are_taken_along(two: Two) -> None:
+    """INHERITS, of which pg_partition_tree does not know."""
+    two.load(two.a, 1)
+    two.database.execute(
+        "CREATE TABLE child () INHERITS (ta); CREATE TABLE grandchild () INHERITS (child);"
+        "INSERT INTO child SELECT * FROM ONLY ta; INSERT INTO grandchild SELECT * FROM ONLY ta"
+    )
+    rotation.rotate(two.a)
+    assert rotation.retokenize(two.a).left == {}
+    rotation.retire(two.a, "k1")
+    assert [text.split("_")[2] for text in two.texts("ta", "ip")] == ["k2"] * 3
+
+
+def test_rows_in_a_foreign_part_cannot_be_taken_along(two: Two) -> None:
+    two.database.execute(
+        "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere;"
+        "CREATE FOREIGN TABLE elsewhere () INHERITS (ta) SERVER far"
+    )
+    with pytest.raises(RefusedError, match=r"in a foreign table, .*: public\.ta$"):
+        rotation.rotate(two.b)
 
 
 def test_tokens_of_before_the_register_are_not_forgotten(bare_database: LoginDatabase, keyring: Path) -> None:

@@ -107,8 +107,16 @@ def masked_columns(connection: psycopg.Connection[Any]) -> list[MaskedColumn]:
 
 
 def tables(connection: psycopg.Connection[Any]) -> tuple[Table, ...]:
-    """Return the tables that hold texts made under a key, whichever pipeline loads them. Raises psycopg.Error."""
-    keyed = [masked for masked in masked_columns(connection) if masked.column.scheme]
+    """Return the tables that hold texts made under a key, whichever pipeline loads them.
+
+    A view is left out if a table behind it is registered, too: its rows are found there. Raises psycopg.Error.
+    """
+    views = {at for at, covered in _elsewhere(connection).items() if covered}
+    keyed = [
+        masked
+        for masked in masked_columns(connection)
+        if masked.column.scheme and (masked.schema, masked.table) not in views
+    ]
     return tuple(
         Table(schema, name, tuple(_distinct(masked.column for masked in group)))
         for (schema, name), group in groupby(keyed, key=attrgetter("schema", "table"))
@@ -139,14 +147,23 @@ def refuse_unknown_tables(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def refuse_unmovable(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a rotation while tokens are behind a view or in a foreign table. Raises RefusedError, psycopg.Error."""
-    found = [name for (name,) in connection.execute(query("register_unmovable")).fetchall()]
+def refuse_elsewhere(connection: psycopg.Connection[Any]) -> None:
+    """Refuse what has to find every row while some are behind a view or in a foreign table.
+
+    A view may hide rows, and neither has places of its own to go by. Raises RefusedError, psycopg.Error.
+    """
+    found = [f"{schema}.{name}" for (schema, name), covered in _elsewhere(connection).items() if not covered]
     if found:
         raise RefusedError(
-            f"rows behind a view or in a foreign table cannot be taken to another key: {', '.join(found)}",
-            hint="let its pipeline load the table behind it: [target] table, then `coatcheck migrate`",
+            f"tokens may be in rows behind a view or in a foreign table, which cannot all be found: {', '.join(found)}",
+            hint="register the table behind the view, with its masked columns, as a pipeline of its own, then run "
+            "`coatcheck migrate`; it need not load anything",
         )
+
+
+def _elsewhere(connection: psycopg.Connection[Any]) -> dict[tuple[str, str], bool]:
+    """Return the relations whose rows are elsewhere, and of each whether it is a view over a registered table."""
+    return {(schema, name): covered for schema, name, covered in connection.execute(query("register_elsewhere"))}
 
 
 def database_id(connection: psycopg.Connection[Any]) -> str:
