@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:  # `python -m pytest` has it there, `pytest` does not
     sys.path.insert(0, ROOT)
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # so it is in the background of a shell, and what is started has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     "tests.support.fix_postgres",

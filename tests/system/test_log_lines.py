@@ -126,7 +126,9 @@ def test_json_tells_why_it_ends(command: Command, queue: Queue, login_database: 
     assert "coatcheck: " not in done.err
     if workers > 1:
         assert [entry["coatcheck"]["exit_code"] for entry in entries(done)[-1:]] == [4]
-    assert login_database.figures() == (0, 0, 0)
+    rows, known, held = login_database.figures()
+    assert rows == 0
+    assert known == held < 20 * (workers - 1) + 1, "another worker may have held fewer than open its own breaker"
 
 
 def test_text_tells_why_it_ends_as_before(command: Command, queue: Queue) -> None:
