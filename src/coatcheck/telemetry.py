@@ -11,6 +11,7 @@ from coatcheck.errors import ConfigError
 from coatcheck.keys.secrets import read_secret
 from coatcheck.ops.metrics import ByPipeline
 from coatcheck.pipeline.ports import Tracer, untraced
+from coatcheck.sources.queue_address import read_address
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def exporting(config: Config, *, read: Callable[[], ByPipeline] | None, traced: 
     ) as export:
         if traced:
             yield otlp_spans.BatchTracer(
-                queue=config.source.queue,
+                queue=read_address(config.source.queue).name,
                 pipeline=config.pipeline,
                 ratio=options.sample_ratio,
                 resource=who,

@@ -25,6 +25,7 @@ from coatcheck.ops.metrics import ByPipeline, Metrics
 from coatcheck.pipeline.message import Counts
 from coatcheck.pipeline.ports import Tracer
 from coatcheck.pipeline.runner import Runner
+from coatcheck.sources.queue_address import read_address
 from coatcheck.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ which costs 5 % at Python's own thresholds."""
 
 def say_started(config: Config, *, workers: int) -> None:
     """Log which version starts, and what it loads from where; names only, no address and no secret."""
-    queue = config.source.queue.replace(":", "/").rsplit("/", 1)[-1]
-    names = {"pipeline": config.pipeline, "queue": queue, "table": config.target.table}
+    queue = read_address(config.source.queue)
+    names = {"pipeline": config.pipeline, "queue": queue.name, "table": config.target.table}
     logs.announce(_log, "coatcheck is starting", version=__version__, workers=workers, **names)
 
 

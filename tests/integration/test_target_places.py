@@ -41,6 +41,16 @@ def test_migrate_check_and_run_refuse_it(database: Database, table: str) -> None
     assert caught.value.message.startswith(words)
 
 
+def test_a_schema_that_is_not_there_is_named(database: Database) -> None:
+    """`coatcheck migrate` does not make it, so it is not what helps."""
+    before = database.fingerprint()
+    with pytest.raises(ConfigError, match=r"there is no schema nowhere for the target table nowhere\.mine") as caught:
+        migrate(database.dsn, "nowhere.mine", EVENTS)
+    assert caught.value.hint.startswith("CREATE SCHEMA nowhere")
+    assert database.fingerprint() == before
+    assert inspect(database.dsn, "nowhere.mine", EVENTS).stops[0].what.startswith("there is no schema nowhere")
+
+
 @pytest.mark.parametrize("path", ["coatcheck, public", "coatcheck", "pg_catalog", "pg_temp, public"])
 @pytest.mark.parametrize("table", ["ledger", "new_table"])
 def test_where_the_search_path_leads_there(database: Database, path: str, table: str) -> None:

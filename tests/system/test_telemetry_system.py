@@ -209,6 +209,18 @@ def test_switched_on_by_opentelemetrys_own_variables(command: Command, queue: Qu
     assert len(collector.requests) == before
 
 
+def test_a_queue_is_told_by_its_name(command: Command, queue: Queue, collector: Collector) -> None:
+    """An ARN holds an account, and a URL a host."""
+    queue.send(
+        logins(1),
+    )
+    command.set(SOURCE__QUEUE=f"arn:aws:sqs:us-east-1:000000000000:{queue.name}")
+    assert command.drain()["loaded"] == 1
+    (root,) = roots(collector.spans())
+    assert root.name == f"process {queue.name}"
+    assert "arn:" not in str(root)
+
+
 def test_headers_are_a_secret(command: Command, queue: Queue, collector: Collector) -> None:
     queue.send(logins(3))
     key = canary()

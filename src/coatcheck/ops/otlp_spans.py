@@ -53,7 +53,7 @@ EVENTS = frozenset({"rejected", "again", "bisected", "refused"})
 
 
 class BatchTracer:
-    """Begins the traces of a pipeline's batches from `queue` (a name or URL), a share of `ratio` of them.
+    """Begins the traces of a pipeline's batches from `queue` (its name), a share of `ratio` of them.
 
     It is a `pipeline.ports.Tracer`. What has ended goes to `processor`.
     """
@@ -64,9 +64,8 @@ class BatchTracer:
         provider = TracerProvider(TraceIdRatioBased(ratio), resource, shutdown_on_exit=False)
         provider.add_span_processor(processor)
         self._tracer = provider.get_tracer("coatcheck", __version__)
-        name = queue.rstrip("/").rpartition("/")[2]
-        self._name = f"process {name}"
-        self._queue: _Told = {"messaging.system": "aws_sqs", "messaging.destination.name": name}
+        self._name = f"process {queue}"
+        self._queue: _Told = {"messaging.system": "aws_sqs", "messaging.destination.name": queue}
         self._pipeline: _Told = {"coatcheck.pipeline": pipeline}
         self._stages: _Stages = {
             "receive": (SpanKind.INTERNAL, {}),

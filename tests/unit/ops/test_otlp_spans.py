@@ -26,7 +26,7 @@ class Kept(SpanProcessor):
 
 
 def a_tracer(kept: Kept, ratio: float = 1.0) -> BatchTracer:
-    queue = "https://sqs.eu-west-1.amazonaws.com/123/logins"
+    queue = "logins"
     return BatchTracer(queue=queue, pipeline="logins", ratio=ratio, resource=Resource({}), processor=kept)
 
 

@@ -69,9 +69,21 @@ def misplaced(connection: psycopg.Connection[Any], table: str, target: Target | 
     if schema in _OWN or (schema or "").startswith("pg_"):
         whose = "coatcheck's own" if schema == "coatcheck" else "PostgreSQL's own"
         return _error(f"the target table {table} is in the schema {schema}, which is {whose}", hint)
+    if target is None and schema and not _is_there(connection, schema):
+        return _error(
+            f"there is no schema {schema} for the target table {table}",
+            f"CREATE SCHEMA {schema}, or name another in [target] table",
+        )
     if target and target.own:
         return _error(f"the target table {table} leads to coatcheck's own tables: {', '.join(target.own)}", hint)
     return None
+
+
+def _is_there(connection: psycopg.Connection[Any], schema: str) -> bool:
+    found = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s)", [schema]
+    ).fetchone()
+    return bool(found and found[0])
 
 
 def refuse_misplaced(connection: psycopg.Connection[Any], table: str) -> None:
