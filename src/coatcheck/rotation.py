@@ -17,7 +17,7 @@ from coatcheck.keys.rotate import RotatedSeal
 from coatcheck.keys.seal_pair import kek
 from coatcheck.pipeline.columns import Column, Mask
 from coatcheck.pipeline.mask import form_of
-from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres import current_view
 from coatcheck.sql import query, register
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Table, label
@@ -65,7 +65,7 @@ def rotate(config: Config) -> Rotated:
         _refuse_fixed(there, config)
         _refuse_two_forms(there)
         keyring.note(config, connection)
-        views = tuple(schema.make_view(dsn, table.qualified, table.columns) for table in there.tables)
+        views = tuple(current_view.make_view(dsn, table.qualified, table.columns) for table in there.tables)
         append(connection, "rotation asked")
         old, new = custody.rotate_token_key(config)
         append(connection, "token key added", old=old, new=new)

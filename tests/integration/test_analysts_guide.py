@@ -13,7 +13,7 @@ from tests.support.fix_servers import LoginDatabase, login
 from tests.support.vaults import load
 
 from coatcheck.config import Config
-from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres import current_view
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "analysts.md").read_text(encoding="utf-8")
 QUERIES: list[str] = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
@@ -31,7 +31,7 @@ def asked(login_database: LoginDatabase, keyring: Path) -> Iterator[Callable[[st
     login_database.execute(
         "UPDATE user_logins SET masked_ip = 'px1_ip_k1_' || repeat('0', 40) WHERE user_id = 'user-3'"
     )
-    schema.make_view(login_database.dsn, "user_logins", config.plan())
+    current_view.make_view(login_database.dsn, "user_logins", config.plan())
     with psycopg.connect(login_database.role("coatcheck_analyst")) as analyst:
         yield lambda table: [
             analyst.execute(query.replace("FROM user_logins", f"FROM {table}").encode()).fetchall() for query in QUERIES

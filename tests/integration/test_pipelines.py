@@ -158,6 +158,22 @@ def test_a_column_that_leaves_stays_registered_while_loaders_may_fill_it(two: Tw
     assert {text.split("_")[2] for text in two.texts("ta", "ip")} == {"k2"}
 
 
+def test_a_table_that_is_registered_during_a_rotation_has_its_view(two: Two) -> None:
+    """Analysts join its new tokens with the old ones of others by it."""
+    two.load(two.a, 1)
+    rotation.rotate(two.a)
+    late = named(two.database, two.a.keys.path, "late", "tl", OF_A)
+    app.migrate(late)
+    two.load(late, 1)
+    joined = "SELECT count(*) FROM ta_current JOIN tl_current USING (ip)"
+    assert two.database.execute(joined) == [(1,)]
+    app.migrate(named(two.database, two.a.keys.path, "late", "tl", OF_A))
+    rotation.retokenize(two.a)
+    rotation.retire(two.a, "k1")
+    app.migrate(named(two.database, two.a.keys.path, "after", "tn", OF_A))
+    assert two.database.execute("SELECT to_regclass('tn_current')") == [(None,)]
+
+
 def test_one_table_of_two_pipelines_is_masked_in_one_way(two: Two) -> None:
     app.migrate(two.a.named("c"))
     with connect(two.database.dsn) as connection:

@@ -397,7 +397,7 @@ def test_a_column_that_passes_takes_every_value(database: Database) -> None:
     passed = []
     with psycopg.connect(database.dsn, autocommit=True, options="-c TimeZone=UTC") as reader:
         for number, actual in enumerate(ACTUAL):
-            ((_, found, _),) = schema._table_columns(reader, f"actual_{number}")
+            ((_, found, _),) = schema.table_columns(reader, f"actual_{number}")
             for wanted, values in EXTREMES.items():
                 columns = [column("value", wanted)]
                 if not holds(found, columns[0]):

@@ -14,7 +14,7 @@ from psycopg import errors
 from tests.support.fix_servers import LoginDatabase
 
 from coatcheck.config import Config
-from coatcheck.sinks.postgres import schema
+from coatcheck.sinks.postgres import current_view, schema
 from coatcheck.sinks.postgres.roles import PREFIX, ROLES
 
 TABLE = Config().target.table
@@ -137,7 +137,7 @@ MEMBERS = {("operator", "loader")}
 @pytest.fixture
 def migrated(any_database: LoginDatabase) -> LoginDatabase:
     """A database in which everything is there that there can be: the view of a rotation, a login without a role."""
-    schema.make_view(any_database.dsn, TABLE, Config().plan())
+    current_view.make_view(any_database.dsn, TABLE, Config().plan())
     assert schema.migrate(any_database.dsn, TABLE, Config().plan()) == schema.Migrated()
     any_database.role()
     return any_database

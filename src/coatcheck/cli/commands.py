@@ -150,7 +150,10 @@ def plan(rate: str, size: str, as_json: bool) -> None:
 @pipeline_option
 @click.pass_context
 def redrive(context: click.Context, origin: str | None, limit: int | None, pipeline: str | None) -> None:
-    """Move dead letters back to the queue. They keep their identity: what was loaded before is not loaded twice."""
+    """Move dead letters back to the queue. They keep their identity: what was loaded before is not loaded twice.
+
+    Where several queues share a dead-letter queue, each takes back its own.
+    """
     from coatcheck import app
     from coatcheck.loop import run_async
 

@@ -13,12 +13,12 @@ from psycopg import sql
 
 from coatcheck.errors import CoatcheckError, ConfigError, Finding
 from coatcheck.pipeline.columns import Column
-from coatcheck.sinks.postgres import durability, partitions, roles, target_findings
+from coatcheck.sinks.postgres import current_view, durability, partitions, roles, target_findings
 from coatcheck.sinks.postgres.partitions import Left, Partitioning
 from coatcheck.sinks.postgres.roles import Roles
 from coatcheck.sinks.postgres.sink import table_identifier
-from coatcheck.sinks.postgres.target import add_checks, checks, create_table, create_view, view_name
-from coatcheck.sinks.postgres.target_catalog import named, refuse_anothers, where
+from coatcheck.sinks.postgres.target import add_checks, checks, create_table
+from coatcheck.sinks.postgres.target_catalog import named, table_columns, where
 from coatcheck.sql import migrations, newest, query, register, serves
 from coatcheck.sql.connection import connect, translated
 from coatcheck.sql.register import Pipeline
@@ -85,7 +85,7 @@ def migrate(
 
     What follows the commit cannot break the schema, and the next run takes it up where this one stopped: new checks
     are validated while loaders write (or dropped again, where rows break them), roles and privileges are granted one
-    statement at a time, and the ledger is pruned. Raises UnreachableError, ConfigError.
+    statement at a time, a rotation's view is made, and the ledger is pruned. Raises UnreachableError, ConfigError.
     """
     with connect(dsn) as connection, translated("migrate the database"):
         durability.refuse_look_alikes(connection)
@@ -97,13 +97,15 @@ def migrate(
             applied = _apply(connection)
             table = where(connection, pipeline.name, table)
             created = _make_target(connection, table, columns, by)
-            register.put(connection, _at_home(connection, table, pipeline), columns)
+            pipeline = _at_home(connection, table, pipeline)
+            register.put(connection, pipeline, columns)
             connection.execute(query("make_epochs"), {"epochs": list(epochs)})
             constrained = _add_checks(connection, table, columns) if constrain else ()
         if constrain:
             _validate(connection, table, columns, constrained)
         with turn(dsn):
             made = roles.install(connection, table, columns)
+        current_view.follow_rotation(connection, dsn, pipeline.qualified)
         with connection.transaction():
             pruned = connection.execute(query("prune")).fetchone()
     return Migrated(tuple(applied), created, pruned[0] if pruned else 0, constrained, made)
@@ -113,7 +115,7 @@ def _make_target(
     connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], by: Partitioning | None
 ) -> bool:
     """Make the target table with its partitions, unless there is one; tell whether it was made."""
-    if _table_columns(connection, table):
+    if table_columns(connection, table):
         return False
     connection.execute(create_table(table, columns, *([partitions.partition_by(by)] if by else [])))
     if by:
@@ -168,29 +170,6 @@ def _apply(connection: psycopg.Connection[Any]) -> list[str]:
                 connection.execute("UPDATE coatcheck.migration SET serves = %s WHERE version = %s", [oldest, version])
             applied.append(name)
     return applied
-
-
-def make_view(dsn: str, table: str, columns: Sequence[Column]) -> str:
-    """Make the view for the time of a rotation, and let all read it who read the table; return its name.
-
-    It stays until somebody drops it: while it is there, the columns of the table cannot change their types. Raises
-    UnreachableError, ConfigError.
-    """
-    view = view_name(table)
-    with connect(dsn) as connection, translated("make the view over the target table"), connection.transaction():
-        refuse_anothers(connection, view)
-        create = create_view(table, columns, _table_columns(connection, table))
-        try:
-            with connection.transaction():
-                connection.execute(create)
-        except psycopg.errors.InvalidTableDefinition:  # that of an earlier rotation, when the columns were others
-            connection.execute(sql.SQL("DROP VIEW {}").format(table_identifier(view)))
-            connection.execute(create)
-        for (grantee,) in connection.execute(query("table_readers"), named(table)).fetchall():
-            role = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
-            connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(table_identifier(view), role))
-        roles.hand_over_view(connection, table, columns)
-    return view
 
 
 def _add_checks(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> tuple[str, ...]:
@@ -253,10 +232,6 @@ def version(dsn: str) -> int | None:
         return _readable_version(connection, [])
 
 
-def _table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
-    return connection.execute(query("table_columns"), named(table)).fetchall()
-
-
 def inspect(
     dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None, pipeline: str = "default"
 ) -> SchemaState:
@@ -272,11 +247,11 @@ def inspect(
             table = where(connection, pipeline, table) if version == newest() else table
             findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
-            if version == newest() and _table_columns(connection, table):
+            if version == newest() and table_columns(connection, table):
                 findings += _register_findings(connection, pipeline, table, columns)
             stops = tuple(finding for finding in findings if finding.level == "error")
             findings += _advice(connection, table, columns, version)
-            findings += _partition_findings(connection, table, by) if by and _table_columns(connection, table) else []
+            findings += _partition_findings(connection, table, by) if by and table_columns(connection, table) else []
             if version == newest():
                 findings += roles.inspect(connection, table, columns)
         except psycopg.Error as error:
@@ -356,7 +331,7 @@ def _advice(
             if not (allowed and allowed[0]):
                 hint = f"GRANT EXECUTE ON FUNCTION coatcheck.{name} TO ..., or run `coatcheck migrate` now and then"
                 found.append(Finding("database", "advice", f"this user may not call coatcheck.{name}: {what}", hint))
-    there = {name for name, *_ in _table_columns(connection, table)}
+    there = {name for name, *_ in table_columns(connection, table)}
     present = _checks(connection, table)
     missing = [name for name, _ in checks([c for c in columns if c.name in there]) if name not in present]
     if missing:

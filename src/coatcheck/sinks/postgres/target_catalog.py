@@ -46,6 +46,11 @@ def named(table: str) -> dict[str, str | None]:
     return {"schema": schema or None, "name": name}
 
 
+def table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
+    """Return each column's name, type and whether rows have to bring a value for it; none if there is no table."""
+    return connection.execute(query("table_columns"), named(table)).fetchall()
+
+
 def look_up(connection: psycopg.Connection[Any], table: str) -> Target | None:
     """Return the relation of this name, if there is one. Raises psycopg.Error."""
     found = connection.execute(query("target"), named(table)).fetchone()
