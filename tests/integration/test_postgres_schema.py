@@ -34,6 +34,7 @@ from coatcheck.pipeline.columns import Kind
 from coatcheck.pipeline.message import Outcome
 from coatcheck.sinks.postgres import schema
 from coatcheck.sinks.postgres.schema import Migrated, inspect, migrate, verify
+from coatcheck.sinks.postgres.target_catalog import table_columns
 from coatcheck.sinks.postgres.target_types import holds
 from coatcheck.sql import migrations, newest
 
@@ -397,7 +398,7 @@ def test_a_column_that_passes_takes_every_value(database: Database) -> None:
     passed = []
     with psycopg.connect(database.dsn, autocommit=True, options="-c TimeZone=UTC") as reader:
         for number, actual in enumerate(ACTUAL):
-            ((_, found, _),) = schema.table_columns(reader, f"actual_{number}")
+            ((_, found, _),) = table_columns(reader, f"actual_{number}")
             for wanted, values in EXTREMES.items():
                 columns = [column("value", wanted)]
                 if not holds(found, columns[0]):
