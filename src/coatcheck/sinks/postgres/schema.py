@@ -93,9 +93,9 @@ def migrate(
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
-            target_findings.refuse_misplaced(connection, table)
             applied = _apply(connection)
             table = where(connection, pipeline.name, table)
+            target_findings.refuse_misplaced(connection, table)
             created = _make_target(connection, table, columns, by)
             pipeline = _at_home(connection, table, pipeline)
             register.put(connection, pipeline, columns)
@@ -244,7 +244,7 @@ def inspect(
         try:
             findings: list[Finding] = []
             version = _readable_version(connection, findings)
-            table = where(connection, pipeline, table) if version == newest() else table
+            table = where(connection, pipeline, table)
             findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
             if version == newest() and table_columns(connection, table):

@@ -63,8 +63,8 @@ def misplaced(connection: psycopg.Connection[Any], table: str, target: Target | 
     """Return what is wrong with where the target is, or would be made: it must not be coatcheck's or PostgreSQL's."""
     schema: str | None = target.schema if target else table.rpartition(".")[0]
     if not schema:
-        found = connection.execute("SELECT pg_catalog.current_schema()").fetchone()
-        schema = found[0] if found else None
+        what = f"the target table {table} is nowhere: this login's search_path has no schema to look in"
+        return _error(what, "name it with its schema in [target] table")
     hint = "name a table of your own in [target] table, with its schema"
     if schema in _OWN or (schema or "").startswith("pg_"):
         whose = "coatcheck's own" if schema == "coatcheck" else "PostgreSQL's own"

@@ -5,6 +5,7 @@
 -- Nothing here depends on a setting, search_path included.
 WITH ours (name, value, kept) AS (
     VALUES ('client_encoding', 'UTF8', true),             -- text travels as UTF-8 bytes in binary arrays
+           ('search_path', 'pg_catalog, pg_temp', false),  -- nobody else's function, operator, type or table is meant
            ('DateStyle', 'ISO, MDY', true),               -- psycopg reads timestamps in ISO's form only
            ('IntervalStyle', 'postgres', true),           -- and intervals in this one
            ('TimeZone', 'UTC', true),                     -- days of partitions and bounds are UTC's
@@ -30,9 +31,9 @@ WITH ours (name, value, kept) AS (
     SELECT name, value, kept OPERATOR(pg_catalog.=) true
            OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_catalog.int4 AS settable
     FROM found
-    WHERE CASE name WHEN 'synchronous_commit' THEN actual OPERATOR(pg_catalog.=) 'off'  -- local, remote_*: somebody's choice
-                    WHEN 'session_replication_role' THEN actual OPERATOR(pg_catalog.=) 'replica'
-                    ELSE actual OPERATOR(pg_catalog.<>) value END
+    WHERE CASE WHEN name OPERATOR(pg_catalog.=) 'synchronous_commit' THEN actual OPERATOR(pg_catalog.=) 'off'  -- local, remote_*: somebody's choice
+               WHEN name OPERATOR(pg_catalog.=) 'session_replication_role' THEN actual OPERATOR(pg_catalog.=) 'replica'
+               ELSE actual OPERATOR(pg_catalog.<>) value END
 )
 SELECT name, value,
        CASE WHEN settable THEN pg_catalog.set_config(name, value, false) IS NOT NULL ELSE false END AS done
