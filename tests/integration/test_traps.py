@@ -7,8 +7,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.integration.test_session_settings import looking, of_tour, tour
+from tests.support.fix_postgres import EVENTS, TABLE, Database, batch, postgres_sink, row, write
 from tests.support.fix_servers import LoginDatabase
 from tests.support.traps import plant
+
+from coatcheck.errors import ConfigError
+from coatcheck.pipeline.message import Outcome
+from coatcheck.sinks.postgres.schema import inspect
 
 
 def test_no_namesake_runs_in_any_command(bare_database: LoginDatabase, tmp_path: Path) -> None:
@@ -19,3 +24,24 @@ def test_no_namesake_runs_in_any_command(bare_database: LoginDatabase, tmp_path:
         connection.execute("SELECT relname FROM pg_class")
     assert caught.value.sqlstate == "TRAPS", "else this tells nothing"
     tour(of_tour(dsn, tmp_path), looking(bare_database))
+
+
+TRIGGER = """
+CREATE TABLE public.seen (who text);
+CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO seen VALUES (NEW.name); RETURN NEW; END $$;
+CREATE TRIGGER noted AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION public.note()
+"""
+
+
+def test_a_trigger_with_names_of_its_own_schema_is_told_before_and_when_it_fails(database: Database) -> None:
+    """As after pg_restore, and in PostgreSQL's own maintenance: its function says where its names are."""
+    database.execute(TRIGGER)
+    (told,) = [one for one in inspect(database.dsn, TABLE, EVENTS).findings if "noted" in one.what]
+    assert (told.level, "public.note()" in told.hint) == ("advice", True)
+    with pytest.raises(ConfigError, match="42P01 to every row") as caught:
+        write(postgres_sink(database), batch(row(number) for number in range(3)))
+    assert "SET search_path" in caught.value.hint
+    database.execute("ALTER FUNCTION public.note() SET search_path = public")
+    assert write(postgres_sink(database), batch(row(number) for number in range(3))) == [Outcome(loaded=3)]
+    assert not [one for one in inspect(database.dsn, TABLE, EVENTS).findings if "search_path" in one.what]
