@@ -13,7 +13,7 @@ from tests.support.traps import plant
 
 from coatcheck.errors import ConfigError
 from coatcheck.pipeline.message import Outcome
-from coatcheck.sinks.postgres.schema import inspect
+from coatcheck.sinks.postgres.schema import inspect, verify
 
 
 def test_no_namesake_runs_in_any_command(bare_database: LoginDatabase, tmp_path: Path) -> None:
@@ -45,3 +45,20 @@ def test_a_trigger_with_names_of_its_own_schema_is_told_before_and_when_it_fails
     database.execute("ALTER FUNCTION public.note() SET search_path = public")
     assert write(postgres_sink(database), batch(row(number) for number in range(3))) == [Outcome(loaded=3)]
     assert not [one for one in inspect(database.dsn, TABLE, EVENTS).findings if "search_path" in one.what]
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+def test_a_schema_where_others_may_create_is_refused_unless_that_is_meant(
+    database: Database, *, everybody: bool
+) -> None:
+    database.role()
+    who = "PUBLIC" if everybody else database.roles[-1]
+    assert not [one for one in inspect(database.dsn, TABLE, EVENTS).stops if "may create" in one.what]
+    database.execute(f"GRANT CREATE ON SCHEMA public TO {who}")
+    named = "everybody" if everybody else f"the role {who}"
+    (told,) = [one for one in inspect(database.dsn, TABLE, EVENTS).stops if "may create" in one.what]
+    assert told.what == f"{named} may create objects in the schema public, where the target table is"
+    assert told.hint.startswith(f"REVOKE CREATE ON SCHEMA public FROM {who}")
+    with pytest.raises(ConfigError, match="may create objects"):
+        verify(database.dsn, TABLE, EVENTS)
+    verify(database.dsn, TABLE, EVENTS, shared=True)

@@ -1,4 +1,4 @@
-"""A database in which everything that our SQL calls by name has a namesake that somebody has planted (CVE-2018-1058)."""
+"""A database in which what our SQL calls by name has a namesake that somebody has planted (CVE-2018-1058)."""
 
 from __future__ import annotations
 

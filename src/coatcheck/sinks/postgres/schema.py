@@ -233,11 +233,18 @@ def version(dsn: str) -> int | None:
 
 
 def inspect(
-    dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None, pipeline: str = "default"
+    dsn: str,
+    table: str,
+    columns: Sequence[Column],
+    by: Partitioning | None = None,
+    pipeline: str = "default",
+    *,
+    shared: bool = False,
 ) -> SchemaState:
     """Hold the database against what the road needs, and report everything at once.
 
-    Raises UnreachableError when it cannot be asked at all.
+    With `shared` others may create objects in the target's schema. Raises UnreachableError when it cannot be asked at
+    all.
     """
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
@@ -247,6 +254,8 @@ def inspect(
             table = where(connection, pipeline, table)
             findings += durability.findings(connection, named(table))
             findings += _target(connection, table, columns, partitioned=by is not None)
+            if not shared:
+                findings += target_findings.creators(connection, table)
             if version == newest() and table_columns(connection, table):
                 findings += _register_findings(connection, pipeline, table, columns)
             stops = tuple(finding for finding in findings if finding.level == "error")
@@ -351,9 +360,9 @@ def _partition_findings(connection: psycopg.Connection[Any], table: str, by: Par
         yield Finding("database", "advice", f"partitions are missing: {', '.join(missing)}", hint)
 
 
-def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default") -> None:
+def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default", *, shared: bool = False) -> None:
     """Refuse to start on a schema that does not fit; warn of other errors. Raises ConfigError naming the first one."""
-    state = inspect(dsn, table, columns, pipeline=pipeline)
+    state = inspect(dsn, table, columns, pipeline=pipeline, shared=shared)
     for finding in state.findings:
         if isinstance(finding, durability.Risk):
             _log.warning(finding.what)

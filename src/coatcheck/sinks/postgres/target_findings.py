@@ -107,6 +107,20 @@ def inspect(connection: psycopg.Connection[Any], table: str, columns: Sequence[C
     return [*_Look(connection, table, columns, target).findings()]
 
 
+def creators(connection: psycopg.Connection[Any], table: str) -> Iterator[Finding]:
+    """Yield who may create objects in the target's schema beside its owner and the table's. Raises psycopg.Error."""
+    target = look_up(connection, table)
+    if target is None:
+        return
+    for (role,) in ask(connection, target, "schema_creators"):
+        who = "everybody" if role is None else f"the role {role}"
+        yield _error(
+            f"{who} may create objects in the schema {target.schema}, where the target table is",
+            f"REVOKE CREATE ON SCHEMA {target.schema} FROM {role or 'PUBLIC'}, move the table to a schema of its own, "
+            "or set [target] shared_schema = true",
+        )
+
+
 def probe(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[Finding]:
     """Ask PostgreSQL whether it would take the loader's rows; for a target in which nothing else is wrong.
 
