@@ -67,12 +67,6 @@ _HINTS = {
     "55P03": "a table was in use for longer than this waits for it: run it again",
 }
 
-_NOT_FOUND = ("3F000", "42704", "42883", "42P01")
-_IN_A_FUNCTION = (
-    "a trigger or function of the table's owner uses a name without its schema, and coatcheck's sessions look in "
-    "PostgreSQL's own only: ALTER FUNCTION ... SET search_path = ...; `coatcheck check` names the functions"
-)
-
 _NAMING = frozenset({
     "ExecConstraints", "ExecPartitionCheckEmitError", "ReportNotNullViolationError",  # CHECK, partition, NOT NULL
     "_bt_check_unique", "check_exclusion_or_unique_constraint", "ri_ReportViolation",  # UNIQUE, EXCLUDE, FOREIGN KEY
@@ -123,6 +117,4 @@ def stop_error(error: psycopg.Error, action: str) -> CoatcheckError:
     if code == _UNFIT and error.diag.source_function == "CheckCmdReplicaIdentity":
         kind, code_of_hint = ConfigError, _UNPUBLISHED
     hint = _HINTS.get(code_of_hint, "look the code up in PostgreSQL's documentation, appendix A")
-    if code in _NOT_FOUND and error.diag.context:  # the text is not used: it quotes statements
-        hint = _IN_A_FUNCTION
     return kind(f"cannot {action}: PostgreSQL answers {code}{about}", hint=hint)

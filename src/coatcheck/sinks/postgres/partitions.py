@@ -19,6 +19,7 @@ from psycopg import sql
 from coatcheck.errors import ConfigError
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sql import query
+from coatcheck.sql.session import login_path
 from coatcheck.sql.sqlstate import sqlstate_of
 
 Period = Literal["day", "month", "year"]
@@ -263,7 +264,9 @@ class _Work:
 
     def _in(self, span: Span) -> sql.Composed:
         """Return the condition under which a row belongs to a span."""
-        return sql.SQL("{0} >= {1} AND {0} < {2}").format(sql.Identifier(self._by.column), *_bounds(span))
+        return sql.SQL("{0} OPERATOR(pg_catalog.>=) {1} AND {0} OPERATOR(pg_catalog.<) {2}").format(
+            sql.Identifier(self._by.column), *_bounds(span)
+        )
 
     def _columns(self) -> list[tuple[Any, ...]]:
         schema, _, name = self._table.rpartition(".")
@@ -307,7 +310,7 @@ class _Work:
         table = part.identifier
         record = {"partition": f"{part.schema}.{part.name}", "before": before.isoformat()}
         if part.span is None:
-            delete = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
+            delete = sql.SQL("DELETE FROM {} WHERE {} OPERATOR(pg_catalog.<) {}").format(
                 table, sql.Identifier(self._by.column), sql.Literal(f"{before.isoformat()} 00:00+00")
             )
             self.deleted += self._done(f"{part.name} holds rows of before {before}", delete, record) or 0
@@ -327,7 +330,8 @@ class _Work:
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-                rows = self._connection.execute(statement).rowcount
+                with login_path(self._connection):
+                    rows = self._connection.execute(statement).rowcount
                 if record and rows:
                     detail = json.dumps(dict(record) | ({"rows": rows} if rows > 0 else {}))
                     self._connection.execute(query("record"), {"event": "rows dropped", "detail": detail})

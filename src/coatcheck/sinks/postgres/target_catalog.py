@@ -9,6 +9,7 @@ import psycopg
 
 from coatcheck.errors import RefusedError
 from coatcheck.sql import query, register
+from coatcheck.sql.session import login_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,7 @@ def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str
     known = _registered(connection, pipeline)
     if known is not None and known.exists and table == known.table:
         return known.qualified
-    with connection.transaction(force_rollback=True):  # which takes the search_path back
-        connection.execute(query("login_path"))
+    with login_path(connection):
         found = connection.execute(query("table_home"), {"name": table}).fetchone()
     return f"{found[0]}.{table}" if found and found[0] else table
 

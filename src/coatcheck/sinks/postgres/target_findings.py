@@ -269,11 +269,6 @@ class _Look:
         for kind, name, where in ask(self._connection, self._target, "target_code"):
             what = f"the {kind} {name} of {where} may change rows, drop them or put them elsewhere"
             yield Finding("database", "note", what, "what it drops is lost: know what it does")
-        for trigger, function in ask(self._connection, self._target, "target_functions"):
-            yield _advice(
-                f"the trigger {trigger} calls {function}, which finds no name without a schema: it has no search_path",
-                f"ALTER FUNCTION {function} SET search_path = ... (what it needs), unless it qualifies every name",
-            )
 
 
 def _is_whole(part: _Part) -> bool:
