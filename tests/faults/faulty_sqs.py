@@ -63,7 +63,7 @@ class FaultySqs:
         self._rng = random.Random(seed)  # noqa: S311 - faults that repeat
         self._lock = threading.Lock()
         self._healed = threading.Event()
-        self._again: list[dict[str, Any]] = []
+        self._again: dict[str, list[dict[str, Any]]] = {}  # by queue
         proxy = self
 
         class Handler(_Handler):
@@ -121,7 +121,7 @@ class FaultySqs:
                 case "damaged" if messages:
                     messages[0]["Body"] += " "
                 case "twice" if messages:
-                    self._again = [dict(message) for message in messages]
+                    self._again[request["QueueUrl"]] = [dict(message) for message in messages]
                 case "shuffled":
                     messages.reverse()
                 case "partial" if answer.get("Successful"):
@@ -134,11 +134,11 @@ class FaultySqs:
                     self.injected[fault.kind] -= 1  # there was nothing to spoil
                     self.met[fault.kind, operation] -= 1
 
-    def once_more(self, answer: dict[str, Any]) -> None:
-        """Put messages that are to come twice into an answer to a receive that has room for them."""
+    def once_more(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
+        """Put messages that are to come twice into an answer to a receive of their queue that has room for them."""
         with self._lock:
-            if self._again and not answer.get("Messages"):
-                answer["Messages"], self._again = self._again, []
+            if not answer.get("Messages") and (again := self._again.pop(request["QueueUrl"], None)):
+                answer["Messages"] = again
 
 
 def _of_another_time(request: dict[str, Any]) -> None:
@@ -207,11 +207,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return response.status, response.read()
 
     def _spoiled(self, operation: str, fault: Fault | None, body: bytes, answer: bytes) -> bytes:
+        request = json.loads(body)
+
         def spoil(told: dict[str, Any]) -> None:
             if fault is not None and fault.kind in ("damaged", "twice", "shuffled", "partial", "stale"):
-                self.between.spoil(fault, operation, json.loads(body), told)
+                self.between.spoil(fault, operation, request, told)
             if operation == RECEIVE:
-                self.between.once_more(told)
+                self.between.once_more(request, told)
 
         return _changed(answer, spoil)
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.faults.faulty_sqs import RECEIVE, Fault
 from tests.faults.lab import PAIR, Lab, laboratory
 from tests.faults.soak import Campaign
-from tests.support.fix_servers import LoginDatabase
+from tests.support.fix_servers import LoginDatabase, Queue
 
 from coatcheck.demo.servers import SqsServer
 
@@ -50,3 +51,17 @@ def test_the_verdict_sees_what_is_lost_doubled_misplaced_and_leaked(lab: Lab) ->
     assert (verdict.lost, verdict.doubled, verdict.strange, verdict.misplaced, verdict.left) == (2, 2, 1, 2, 1)
     assert verdict.leaks == ("some.log",)
     assert not verdict.kept
+
+
+def test_a_receive_comes_twice_on_its_own_queue(lab: Lab) -> None:
+    one, other = (Queue(lab.sqs.url, line.queue.name) for line in lab.lines)
+    lab.lines[0].queue.send(["of one"])
+    lab.sqs.faults = (Fault("twice", operations=(RECEIVE,)),)
+    try:
+        assert [message["Body"] for message in one.receive()] == ["of one"]
+        lab.sqs.faults = ()
+        assert other.receive() == []
+        assert [message["Body"] for message in one.receive()] == ["of one"]
+    finally:
+        one.close()
+        other.close()
