@@ -100,7 +100,7 @@ def test_behind_a_pooler_it_costs_no_round_trip(database: Database) -> None:
     with pgbouncer(database, 2, reset=False) as dsn:
         assert write(postgres_sink(dsn, connections=2), *(batch(rows(n)) for n in range(8))) == [Outcome(loaded=1)] * 8
         with connect(dsn) as connection:
-            connection.execute("INSERT INTO events VALUES ('x', 99)")
+            connection.execute("INSERT INTO public.events VALUES ('x', 99)")
         with psycopg.connect(dsn, autocommit=True) as other:
             assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)  # nothing of ours stays
     assert seen(database) == {"on"}

@@ -200,7 +200,7 @@ def _midnight(bound: str, *, after: bool = False) -> date:
 
 def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[str]:
     """Return the names of the partitions that are wanted and not there. Raises ConfigError, psycopg.Error."""
-    return [_name(table, by, gap) for gap in _missing(connection, table, by)]
+    return [_name(table.rpartition(".")[2], by, gap) for gap in _missing(connection, table, by)]
 
 
 def overdue(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
@@ -247,7 +247,8 @@ class _Work:
         """Make one partition; rows of its time that are in the default partition move there, if they are few."""
         if self._busy:  # each further try would stop the loaders for as long again
             return
-        name = _name(self._table, self._by, span)
+        qualified = _name(self._table, self._by, span)
+        name = qualified.rpartition(".")[2]
         statement = _create(self._table, self._by, span)
         if others and (rows := self._strays(span, others[0])):
             if rows > _MOST_MOVED:
@@ -256,9 +257,9 @@ class _Work:
             statement = self._moving(span, others[0])
         for other in others:  # who makes it may be a member of the owner; it is to be dropped by him, too
             owner = sql.SQL("; ALTER TABLE {} OWNER TO {}")
-            statement += owner.format(table_identifier(name), sql.Identifier(other.owner))
+            statement += owner.format(table_identifier(qualified), sql.Identifier(other.owner))
             if other.identified:  # it is published, and rows of the new one are to be changed, too
-                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(name))
+                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(qualified))
         if self._done(f"partition {name} is missing", statement) is not None:
             self.made.append(name)
 

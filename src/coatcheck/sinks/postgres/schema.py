@@ -251,13 +251,11 @@ def inspect(
         try:
             findings: list[Finding] = []
             version = _readable_version(connection, findings)
-            table = where(connection, pipeline, table)
+            configured, table = table, where(connection, pipeline, table)
             findings += durability.findings(connection, named(table))
-            findings += _target(connection, table, columns, partitioned=by is not None)
-            if not shared:
-                findings += target_findings.creators(connection, table)
+            findings += _target(connection, table, columns, partitioned=by is not None, shared=shared)
             if version == newest() and table_columns(connection, table):
-                findings += _register_findings(connection, pipeline, table, columns)
+                findings += _register_findings(connection, pipeline, configured, columns)
             stops = tuple(finding for finding in findings if finding.level == "error")
             findings += _advice(connection, table, columns, version)
             findings += _partition_findings(connection, table, by) if by and table_columns(connection, table) else []
@@ -269,7 +267,7 @@ def inspect(
 
 
 def _target(
-    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool, shared: bool
 ) -> list[Finding]:
     """Return what keeps rows out of the target table, what may, and the privileges that this user lacks."""
     findings = []
@@ -277,6 +275,7 @@ def _target(
         with connection.transaction():
             connection.execute("SET LOCAL lock_timeout = '2s'")  # a worker that starts need not wait for the table
             findings += target_findings.inspect(connection, table, columns)
+            findings += target_findings.creators(connection, table) if not shared else ()
             findings += target_findings.replica_identities(connection, table, columns, partitioned=partitioned)
     except psycopg.errors.LockNotAvailable:
         what = f"the target table {table} is locked by somebody else: it was not looked at"
