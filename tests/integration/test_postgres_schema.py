@@ -368,7 +368,7 @@ def test_one_difference_is_named_alone(database: Database) -> None:
     with pytest.raises(ConfigError) as caught:
         verify(database.dsn, TABLE, EVENTS)
     assert caught.value.message == "public.events has no column number"
-    assert "ALTER TABLE events ADD COLUMN number integer" in caught.value.hint
+    assert "ALTER TABLE public.events ADD COLUMN number integer" in caught.value.hint
 
 
 ACTUAL = (
