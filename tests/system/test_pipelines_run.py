@@ -194,6 +194,6 @@ def test_a_drain_ends_with_the_code_of_the_first_that_ended(
     second.send(BAD % number for number in range(100))
     bare_database.execute("DROP TABLE user_logins")
     done = pair("run", "--drain", code=2)
-    assert "pipeline logins: the target table user_logins is missing" in done.err
+    assert "pipeline logins: the target table public.user_logins is missing" in done.err
     assert "pipeline orders: the breaker is open" in done.err
     assert [line.split(":")[0] for line in done.out.splitlines()] == ["logins", "orders"]
