@@ -138,7 +138,7 @@ def test_when_all_have_ended_so_does_the_command(pair: Command, bare_database: L
     bare_database.execute("DROP TABLE orders; DROP TABLE user_logins")
     done = pair("run", code=2)
     for name, table in (("logins", "user_logins"), ("orders", "orders")):
-        assert f"coatcheck: error: pipeline {name}: the target table {table} is missing" in done.err
+        assert f"coatcheck: error: pipeline {name}: the target table public.{table} is missing" in done.err
     assert done.err.count("has stopped with exit code 2") == 1, "the first of them is the command's own"
 
 
