@@ -116,7 +116,7 @@ def writer(
     metrics.watch("coatcheck_key_errors_total", lambda: sealer.failures["away"], "away")
     metrics.watch("coatcheck_key_errors_total", lambda: sealer.failures["refused"], "refused")
     dsn, columns = custody.dsn(config), config.plan()
-    schema.verify(dsn, config.target.table, columns, config.pipeline)
+    schema.verify(dsn, config.target.table, columns, config.pipeline, shared=config.target.shared_schema)
     there = registered(config, keys)
     for finding in config_advice.weak_columns(config):
         _log.warning(finding.what)

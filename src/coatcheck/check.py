@@ -43,7 +43,12 @@ async def check(config: Config) -> list[Finding]:
             hint = "sslmode=verify-full in [target] dsn, and sslrootcert for an authority of your own"
             findings.append(Finding("database", "advice", what, hint))
         findings += schema.inspect(
-            custody.dsn(config), config.target.table, config.plan(), app.partitioning(config), config.pipeline
+            custody.dsn(config),
+            config.target.table,
+            config.plan(),
+            app.partitioning(config),
+            config.pipeline,
+            shared=config.target.shared_schema,
         ).findings
     return findings
 

@@ -82,6 +82,11 @@ class TargetConfig(Section):
     prepare: bool = Field(
         False, description="prepare statements; leave off behind PgBouncer older than 1.21 in transaction mode"
     )
+    shared_schema: bool = Field(
+        False,
+        description="take a table in whose schema others may create objects, such as views and functions, where "
+        "those who query the table look",
+    )
     suppressed: Literal["quarantine", "accept"] = Field(
         "quarantine",
         description="what becomes of a message whose row a trigger or rule of the table keeps out without an error; "

@@ -97,7 +97,7 @@ def test_a_table_that_is_partitioned_otherwise(maintain: Maintain, bare_database
     error, hint = done.err.splitlines()
     assert (done.out, error) == (
         "",
-        "coatcheck: error: user_logins is not partitioned by create_date, as [target] partition_by says",
+        "coatcheck: error: public.user_logins is not partitioned by create_date, as [target] partition_by says",
     )
     assert hint.startswith("coatcheck: hint: a table is partitioned when it is created: ")
 

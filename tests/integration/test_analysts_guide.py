@@ -31,7 +31,7 @@ def asked(login_database: LoginDatabase, keyring: Path) -> Iterator[Callable[[st
     login_database.execute(
         "UPDATE user_logins SET masked_ip = 'px1_ip_k1_' || repeat('0', 40) WHERE user_id = 'user-3'"
     )
-    current_view.make_view(login_database.dsn, "user_logins", config.plan())
+    current_view.make_view(login_database.dsn, "public.user_logins", config.plan())
     with psycopg.connect(login_database.role("coatcheck_analyst")) as analyst:
         yield lambda table: [
             analyst.execute(query.replace("FROM user_logins", f"FROM {table}").encode()).fetchall() for query in QUERIES

@@ -17,6 +17,7 @@ from coatcheck.pipeline.message import Outcome
 from coatcheck.sinks.postgres import durability
 from coatcheck.sinks.postgres.schema import inspect, migrate, verify
 from coatcheck.sql.connection import connect
+from coatcheck.sql.session import login_path
 
 SLOW_WRITER = ("wal_writer_delay=10s", "wal_writer_flush_after=1GB", "checkpoint_timeout=1h", "autovacuum=off")
 """What an asynchronous commit has written reaches the disk ten seconds later, so a crash before that takes it back."""
@@ -99,7 +100,7 @@ def test_behind_a_pooler_it_costs_no_round_trip(database: Database) -> None:
     database.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
     with pgbouncer(database, 2, reset=False) as dsn:
         assert write(postgres_sink(dsn, connections=2), *(batch(rows(n)) for n in range(8))) == [Outcome(loaded=1)] * 8
-        with connect(dsn) as connection:
+        with connect(dsn) as connection, login_path(connection):
             connection.execute("INSERT INTO events VALUES ('x', 99)")
         with psycopg.connect(dsn, autocommit=True) as other:
             assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)  # nothing of ours stays

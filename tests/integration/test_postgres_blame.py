@@ -380,7 +380,7 @@ def held(database: Database, *names: str) -> None:
 def retried(dsn: str, *names: str) -> list[Reject | Added]:
     """Retry the held entries in their order, as rows with these names."""
     found = []
-    with Quarantine(dsn, TABLE, EVENTS) as quarantine:
+    with Quarantine(dsn, f"public.{TABLE}", EVENTS) as quarantine:
         for entry, name in zip(quarantine.opened(Selection()), names, strict=True):
             again = quarantine.load(entry, batch([Row(entry.message, entry.key, 0, (name, 1))]))
             if isinstance(again, Reject):

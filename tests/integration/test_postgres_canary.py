@@ -237,7 +237,7 @@ def test_when_rows_are_refused(aviary: Aviary, rule: str) -> None:
     assert outcome.refused
     assert outcome.loaded + outcome.quarantined == 15
     aviary.nowhere()
-    with Quarantine(aviary.database.dsn, TABLE, Config().plan()) as quarantine:
+    with Quarantine(aviary.database.dsn, f"public.{TABLE}", Config().plan()) as quarantine:
         for held in quarantine.opened(Selection()):  # but here they are, for who has the key
             body = aviary.opener.open(held.sealed, held.data_key, held.key).decode()
             assert any(canary in body for canary in aviary.canaries)
@@ -353,7 +353,7 @@ def test_when_the_quarantine_is_emptied(aviary: Aviary) -> None:
     """A retry that the table refuses, one that it takes, and one that is given up."""
     aviary.database.execute("ALTER TABLE user_logins ADD CONSTRAINT rule CHECK (user_id <> 'user-7')")
     aviary.written(aviary.logins())
-    with Quarantine(aviary.database.dsn, TABLE, Config().plan()) as quarantine:
+    with Quarantine(aviary.database.dsn, f"public.{TABLE}", Config().plan()) as quarantine:
         [held] = quarantine.opened(Selection(reason="refused_by_database"))
         body = aviary.opener.open(held.sealed, held.data_key, held.key).decode()
         retried = aviary.road.travel(msgspec.structs.replace(held.message, body=body))

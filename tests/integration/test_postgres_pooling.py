@@ -117,7 +117,7 @@ def test_four_sinks_behind_pgbouncer(database: Database) -> None:
 def test_the_quarantine_behind_pgbouncer(database: Database) -> None:
     with pgbouncer(database, pool=1) as dsn:
         write(postgres_sink(dsn), batch(rejected=[reject(1), reject(2)]))
-        with Quarantine(dsn, TABLE, EVENTS) as quarantine:
+        with Quarantine(dsn, f"public.{TABLE}", EVENTS) as quarantine:
             first, second = quarantine.opened(Selection())
             assert quarantine.load(first, Batch([Row(first.message, first.key, 0, ("late", 1))])) == "loaded"
             assert quarantine.discard(Selection(ids=(second.quarantine_id,))) == 1

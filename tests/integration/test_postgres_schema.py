@@ -247,7 +247,7 @@ def test_a_role_that_may_create_nothing(empty_database: Database) -> None:
     with pytest.raises(ConfigError, match="42501") as caught:
         migrate(empty_database.role(), TABLE, EVENTS)
     assert "as the owner" in caught.value.hint
-    assert whats(empty_database) == ["the schema coatcheck is missing", "the target table events is missing"]
+    assert whats(empty_database) == ["the schema coatcheck is missing", "the target table public.events is missing"]
 
 
 # --- inspect and verify -----------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_nothing_is_there(empty_database: Database) -> None:
     state = inspect(empty_database.dsn, TABLE, EVENTS)
     assert state.version is None
     assert [finding.what for finding in state.findings] == [
-        "the schema coatcheck is missing", "the target table events is missing",
+        "the schema coatcheck is missing", "the target table public.events is missing",
     ]  # fmt: skip
     assert all("coatcheck migrate" in finding.hint for finding in state.findings)
 
@@ -342,10 +342,10 @@ def test_every_difference_is_reported_at_once(empty_database: Database) -> None:
     found = whats(dsn, "user_logins", logins())
     assert found[0] == f"the schema is at 0000, this version needs {newest():04}"
     assert set(found[1:]) == {
-        "user_logins has no column locale",
-        "user_logins.masked_ip is character varying(68), [columns] says varchar(256)",
-        "user_logins.app_version is text, [columns] says integer",
-        "user_logins.tenant is NOT NULL without a default, and [columns] does not fill it",
+        "public.user_logins has no column locale",
+        "public.user_logins.masked_ip is character varying(68), [columns] says varchar(256)",
+        "public.user_logins.app_version is text, [columns] says integer",
+        "public.user_logins.tenant is NOT NULL without a default, and [columns] does not fill it",
         *(f"this user lacks the privilege {what}" for what in (
             "INSERT on public.user_logins", "SELECT on coatcheck.ledger", "INSERT on coatcheck.data_key",
             "INSERT on coatcheck.quarantine", "INSERT on coatcheck.batch", "INSERT on coatcheck.vault",
@@ -367,8 +367,8 @@ def test_one_difference_is_named_alone(database: Database) -> None:
     database.execute("ALTER TABLE events DROP number")
     with pytest.raises(ConfigError) as caught:
         verify(database.dsn, TABLE, EVENTS)
-    assert caught.value.message == "events has no column number"
-    assert "ALTER TABLE events ADD COLUMN number integer" in caught.value.hint
+    assert caught.value.message == "public.events has no column number"
+    assert "ALTER TABLE public.events ADD COLUMN number integer" in caught.value.hint
 
 
 ACTUAL = (

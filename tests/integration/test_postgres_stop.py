@@ -184,7 +184,7 @@ def test_a_connection_that_is_refused(
         lambda: write(postgres_sink(dsn), BATCH),
         lambda: migrate(dsn, TABLE, EVENTS),
         lambda: inspect(dsn, TABLE, EVENTS),
-        lambda: Quarantine(dsn, TABLE, EVENTS),
+        lambda: Quarantine(dsn, f"public.{TABLE}", EVENTS),
     ):
         with pytest.raises(UnreachableError) as caught:
             attempt()

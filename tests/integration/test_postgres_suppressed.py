@@ -152,7 +152,7 @@ def test_a_retry_tells_what_is_kept_out(database: Database, suppressed: str) -> 
     database.execute(FUNCTION % ("", "") + BEFORE)
     write(postgres_sink(database), batch(rejected=[reject(1), reject(2)]))
     found = []
-    with Quarantine(database.dsn, TABLE, EVENTS, accept_suppressed=accept) as quarantine:
+    with Quarantine(database.dsn, f"public.{TABLE}", EVENTS, accept_suppressed=accept) as quarantine:
         for held, number in zip(quarantine.opened(Selection()), (1, 2), strict=True):
             again = quarantine.load(held, batch([Row(held.message, held.key, 0, ("late", number))]))
             if isinstance(again, Reject):

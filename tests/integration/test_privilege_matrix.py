@@ -137,7 +137,7 @@ MEMBERS = {("operator", "loader")}
 @pytest.fixture
 def migrated(any_database: LoginDatabase) -> LoginDatabase:
     """A database in which everything is there that there can be: the view of a rotation, a login without a role."""
-    current_view.make_view(any_database.dsn, TABLE, Config().plan())
+    current_view.make_view(any_database.dsn, f"public.{TABLE}", Config().plan())
     assert schema.migrate(any_database.dsn, TABLE, Config().plan()) == schema.Migrated()
     any_database.role()
     return any_database

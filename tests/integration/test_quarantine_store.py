@@ -41,7 +41,7 @@ BODY = '{"name": "Grüße, 日本 🧥", "number": "no number"}'
 
 @pytest.fixture
 def quarantine(database: Database) -> Iterator[Quarantine]:
-    with Quarantine(database.dsn, TABLE, EVENTS) as opened:
+    with Quarantine(database.dsn, f"public.{TABLE}", EVENTS) as opened:
         yield opened
 
 
@@ -299,7 +299,7 @@ def test_two_operators_load_the_same_entry_at_once(database: Database) -> None:
     )
 
     def load() -> object:
-        with Quarantine(database.dsn, TABLE, EVENTS) as mine:
+        with Quarantine(database.dsn, f"public.{TABLE}", EVENTS) as mine:
             barrier.wait()
             [held] = mine.opened(EVERY)
             barrier.wait()
@@ -320,7 +320,7 @@ def test_many_operators_load_many_entries(database: Database) -> None:
     hold(database, *map(reject, range(100)))
 
     def load_all(_: int) -> None:
-        with Quarantine(database.dsn, TABLE, EVENTS) as mine:
+        with Quarantine(database.dsn, f"public.{TABLE}", EVENTS) as mine:
             for held in mine.opened(EVERY):
                 assert mine.load(held, loading(held, held.message.message_id, 1)) in {"loaded", "duplicate"}
 
@@ -410,7 +410,7 @@ def test_load_into_a_column_of_any_name(empty_database: Database, name: str) -> 
     columns = (column(name, "numeric"), column("other", "jsonb"))
     migrate(empty_database.dsn, TABLE, columns)
     write(postgres_sink(empty_database, columns), batch(rejected=[reject(1)]))
-    with Quarantine(empty_database.dsn, TABLE, columns) as quarantine:
+    with Quarantine(empty_database.dsn, f"public.{TABLE}", columns) as quarantine:
         [held] = quarantine.opened(EVERY)
         assert quarantine.load(held, loading(held, "1.50", '{"a": 1}')) == "loaded"
     assert [str(value) for value in empty_database.execute("SELECT * FROM events")[0]] == ["1.50", "{'a': 1}"]
@@ -499,7 +499,7 @@ def test_a_table_that_is_missing(database: Database, quarantine: Quarantine) -> 
 
 
 def test_a_schema_that_is_missing(empty_database: Database) -> None:
-    with Quarantine(empty_database.dsn, TABLE, EVENTS) as quarantine:
+    with Quarantine(empty_database.dsn, f"public.{TABLE}", EVENTS) as quarantine:
         for attempt in (
             lambda: quarantine.entries(EVERY),
             lambda: list(quarantine.opened(EVERY)),

@@ -335,7 +335,7 @@ def test_an_upgrade_while_a_loader_of_the_release_before_writes(
         before.setattr(schema, "newest", lambda: 2)
         before.setattr(roles, "install", lambda *_: Roles())
         before.setattr(pipelines, "put", lambda *_: None)
-        before.setattr(schema, "where", lambda _connection, _pipeline, table: table)
+        before.setattr(schema, "where", lambda _connection, _pipeline, table: f"public.{table}")
         app.migrate(mine)
     monkeypatch.setattr(sink_module, "query", lambda name: as_before(query(name)))
     monkeypatch.setattr(app, "registered", lambda *_: app.Registered(TABLE, None))

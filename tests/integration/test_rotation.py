@@ -324,7 +324,7 @@ def test_a_deadlock_with_somebody_else_is_outlived(bare_database: LoginDatabase,
     bare_database.execute(
         "CREATE SEQUENCE tries;"
         "CREATE FUNCTION gives_way() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF nextval('tries') IN (1, 3) THEN RAISE EXCEPTION 'no' USING ERRCODE = '40P01'; END IF; RETURN NULL;"
+        " IF nextval('public.tries') IN (1, 3) THEN RAISE EXCEPTION 'no' USING ERRCODE = '40P01'; END IF; RETURN NULL;"
         " END $$;"
         "CREATE TRIGGER gives_way AFTER INSERT ON coatcheck.alias FOR EACH STATEMENT EXECUTE FUNCTION gives_way();"
         f"CREATE TRIGGER gives_way AFTER UPDATE ON {TABLE} FOR EACH STATEMENT EXECUTE FUNCTION gives_way()"

@@ -29,7 +29,8 @@ PLACES = {
 @pytest.mark.parametrize("table", PLACES)
 def test_migrate_check_and_run_refuse_it(database: Database, table: str) -> None:
     before = database.fingerprint()
-    words = f"the target table {table} is in the schema {PLACES[table]}, which is"
+    named = table if "." in table else f"pg_catalog.{table}"
+    words = f"the target table {named} is in the schema {PLACES[table]}, which is"
     with pytest.raises(ConfigError) as caught:
         migrate(database.dsn, table, EVENTS)
     assert caught.value.message.startswith(words)

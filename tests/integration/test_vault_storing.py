@@ -85,7 +85,7 @@ def test_another_loader_meets_the_entries_of_the_first(
 
 def test_the_view_shows_the_table_while_nothing_rotates(bare_database: LoginDatabase, config: Config) -> None:
     load(config, *map(event, range(20)))
-    current_view.make_view(bare_database.dsn, TABLE, config.plan())
+    current_view.make_view(bare_database.dsn, f"public.{TABLE}", config.plan())
     table, view = (bare_database.execute(f"SELECT * FROM {name} ORDER BY who") for name in (TABLE, f"{TABLE}_current"))
     assert table == view
     assert len(table) == 20
@@ -435,7 +435,7 @@ def test_no_original_is_anywhere_in_the_database(
         loader.vault._epoch = lambda: 20341
         loader.load(*map(bird, range(6)))
     accept(bare_database)
-    current_view.make_view(bare_database.dsn, TABLE, config.plan())
+    current_view.make_view(bare_database.dsn, f"public.{TABLE}", config.plan())
     rotate.rotate(keyring)
     assert app.quarantine_retry(config, Selection()).loaded == 2
     load(config, *map(bird, range(9)))

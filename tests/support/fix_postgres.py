@@ -312,7 +312,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def postgres_sink(target: Database | str, columns: Sequence[Column] = EVENTS, **options: Any) -> PostgresSink:
     dsn = target if isinstance(target, str) else target.dsn
-    return PostgresSink(dsn=dsn, table=options.pop("table", TABLE), columns=columns, **options)
+    table = str(options.pop("table", TABLE))
+    return PostgresSink(dsn=dsn, table=table if "." in table else f"public.{table}", columns=columns, **options)
 
 
 async def using(sink: PostgresSink, work: Coroutine[Any, Any, T]) -> T:

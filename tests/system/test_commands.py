@@ -125,14 +125,14 @@ def test_check_reports_everything_at_once(
         "queue advice": ["the queue has no dead-letter queue"],
         "database error": [
             "the schema coatcheck is missing",
-            "user_logins.user_id is character varying(8), [columns] says varchar(128)",
-            "user_logins has no column device_type",
-            "user_logins has no column masked_ip",
-            "user_logins has no column masked_device_id",
-            "user_logins has no column locale",
-            "user_logins.app_version is text, [columns] says integer",
-            "user_logins has no column create_date",
-            "user_logins.extra is NOT NULL without a default, and [columns] does not fill it",
+            "public.user_logins.user_id is character varying(8), [columns] says varchar(128)",
+            "public.user_logins has no column device_type",
+            "public.user_logins has no column masked_ip",
+            "public.user_logins has no column masked_device_id",
+            "public.user_logins has no column locale",
+            "public.user_logins.app_version is text, [columns] says integer",
+            "public.user_logins has no column create_date",
+            "public.user_logins.extra is NOT NULL without a default, and [columns] does not fill it",
         ],
     }
     text = command("check", code=1).out.splitlines()

@@ -222,8 +222,8 @@ def no_column(command: Command, database: LoginDatabase) -> None:  # noqa: ARG00
         (no_keys, "the key file nowhere/token-root.json is missing", ".*`coatcheck keys init`.*"),
         (no_public_key, "the key file .*/half/seal-public.json is missing", ".*`coatcheck keys init`.*"),
         (no_schema, "the schema coatcheck is missing", "run `coatcheck migrate`"),
-        (no_table, "the target table user_logins is missing", "run `coatcheck migrate`, or create it"),
-        (no_column, "user_logins has no column locale", "ALTER TABLE user_logins ADD COLUMN locale .*"),
+        (no_table, "the target table public.user_logins is missing", "run `coatcheck migrate`, or create it"),
+        (no_column, "public.user_logins has no column locale", "ALTER TABLE public.user_logins ADD COLUMN locale .*"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -138,7 +138,7 @@ def test_when_all_have_ended_so_does_the_command(pair: Command, bare_database: L
     bare_database.execute("DROP TABLE orders; DROP TABLE user_logins")
     done = pair("run", code=2)
     for name, table in (("logins", "user_logins"), ("orders", "orders")):
-        assert f"coatcheck: error: pipeline {name}: the target table {table} is missing" in done.err
+        assert f"coatcheck: error: pipeline {name}: the target table public.{table} is missing" in done.err
     assert done.err.count("has stopped with exit code 2") == 1, "the first of them is the command's own"
 
 
@@ -194,6 +194,6 @@ def test_a_drain_ends_with_the_code_of_the_first_that_ended(
     second.send(BAD % number for number in range(100))
     bare_database.execute("DROP TABLE user_logins")
     done = pair("run", "--drain", code=2)
-    assert "pipeline logins: the target table user_logins is missing" in done.err
+    assert "pipeline logins: the target table public.user_logins is missing" in done.err
     assert "pipeline orders: the breaker is open" in done.err
     assert [line.split(":")[0] for line in done.out.splitlines()] == ["logins", "orders"]

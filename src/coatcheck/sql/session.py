@@ -19,6 +19,9 @@ from coatcheck.errors import ConfigError
 from coatcheck.sql import query
 from coatcheck.sql.refusals import UNSUITABLE, NotConnectedError
 
+PATH = "pg_catalog, pg_temp"
+"""Where our statements look for names: nowhere that others may create anything in, and for temporary tables last."""
+_SET_PATH = "SELECT pg_catalog.set_config('search_path', %s, true)"
 _DEFAULTS = "default_transaction_"
 _IN_STATEMENT = "synchronous_commit"
 """What `write_batch.sql` sets for itself, so that a batch costs no further round trip."""
@@ -40,12 +43,16 @@ class Session(psycopg.Connection[Any]):
     """A connection in autocommit mode whose statements run under our settings."""
 
     _local: bytes = b""
+    login_path: str = PATH
+    """The search_path that the session had."""
 
     def settle(self) -> None:
         """Set what is not as it has to be. Raises psycopg.Error."""
         with _told():
-            wrong = self.execute(query("session_settings"), {"pid": self.info.backend_pid}).fetchall()
-        left = [(name, value) for name, value, done in wrong if not done]
+            at = {"pid": self.info.backend_pid, "path": True}
+            wrong = self.execute(query("session_settings"), at).fetchall()
+        self.login_path = next((actual for name, _, actual, _ in wrong if name == "search_path"), PATH)
+        left = [(name, value) for name, value, _, done in wrong if not done]
         if left:
             self.isolation_level, self.deferrable = psycopg.IsolationLevel.READ_COMMITTED, False
             self._local, self.cursor_factory = _statement(left), _Cursor
@@ -64,6 +71,22 @@ class Session(psycopg.Connection[Any]):
             yield transaction
 
 
+@contextmanager
+def login_path(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Begin a transaction, or a savepoint in one, under the search_path that the login itself has.
+
+    It is for statements that run code of others, such as triggers of the target's owner, or ask where a name leads.
+    Each name and operator in such a statement is qualified: it could lead to what somebody has planted.
+    """
+    begins = connection.info.transaction_status is TransactionStatus.IDLE
+    with connection.transaction():
+        if isinstance(connection, Session):
+            connection.execute(_SET_PATH, [connection.login_path])
+        yield
+        if isinstance(connection, Session) and not begins:  # else it ends with the transaction, after deferred triggers
+            connection.execute(_SET_PATH, [PATH])
+
+
 class _AsyncCursor(psycopg.AsyncCursor[Any]):
     """As _Cursor."""
 
@@ -77,16 +100,20 @@ class _AsyncCursor(psycopg.AsyncCursor[Any]):
 
 
 class AsyncSession(psycopg.AsyncConnection[Any]):
-    """The sink's connection, likewise."""
+    """The sink's connection, likewise, but for the search_path, which is the login's.
+
+    Triggers of the target's owner run there, and a batch behind a pooler stays one round trip: each name and operator
+    in the sink's statements is qualified instead.
+    """
 
     _local: bytes = b""
 
     async def settle(self) -> None:
         """Set what is not as it has to be. Raises psycopg.Error."""
         with _told():
-            cursor = await self.execute(query("session_settings"), {"pid": self.info.backend_pid})
-            wrong = await cursor.fetchall()
-        left = [(name, value) for name, value, done in wrong if not done and name != _IN_STATEMENT]
+            at = {"pid": self.info.backend_pid, "path": False}
+            wrong = await (await self.execute(query("session_settings"), at)).fetchall()
+        left = [(name, value) for name, value, _, done in wrong if not done and name != _IN_STATEMENT]
         if left:
             await self.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             await self.set_deferrable(False)

@@ -26,6 +26,7 @@ from coatcheck.pipeline.columns import Column, Kind
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
 from coatcheck.sql.register import Table, label
+from coatcheck.sql.session import login_path
 from coatcheck.vault.reveal import refuse
 
 _TEXTS = 500  # a page of texts: one look through the table each, unless their columns are indexed
@@ -189,7 +190,8 @@ class Eraser:
             text=_text(column),
             tombstone=_tombstone(column),
         )
-        return self._execute(statement, {"texts": texts}).rowcount
+        with login_path(self._connection):
+            return self._execute(statement, {"texts": texts}).rowcount
 
     # -- by subject
 
@@ -225,7 +227,8 @@ class Eraser:
             return _Page(0, frozenset(), frozenset(), Erased())
         done = Erased(rows=self._count(table, [row[2:] for row in found]))
         places = {"tables": [row[0] for row in found], "places": [row[1] for row in found]}
-        self._execute(_assigning(table), places)
+        with login_path(self._connection):
+            self._execute(_assigning(table), places)
         met = {text for row in found for text in row[2:] if text is not None and _KEYED.fullmatch(text)}
         gone, shared_in = self._unused(met)
         if gone:
@@ -384,7 +387,7 @@ def _tombstone(column: Column) -> sql.Composed:
 
 def _unerased(column: Column) -> sql.Composed:
     """Compose the condition that a column has something that is no tombstone; it need not be a token."""
-    return sql.SQL("({0} IS NOT NULL AND NOT starts_with({0}, 'px1_'))").format(_text(column))
+    return sql.SQL("({0} IS NOT NULL AND NOT pg_catalog.starts_with({0}, 'px1_'))").format(_text(column))
 
 
 def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:

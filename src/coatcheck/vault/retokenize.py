@@ -11,7 +11,7 @@ It can be stopped and started again at any moment: what is done is found done. A
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -28,6 +28,7 @@ from coatcheck.pipeline.ports import BodySealer
 from coatcheck.sql import query
 from coatcheck.sql.connection import translated
 from coatcheck.sql.register import Table, all_columns, label
+from coatcheck.sql.session import login_path
 from coatcheck.vault.audit import append
 from coatcheck.vault.store import vault_context
 
@@ -36,7 +37,7 @@ _BLOCKS = 256  # 2 MiB: some ten thousand rows a transaction
 _PASSES = 5
 _FOREIGN_MOST = 20
 _TRIES = 10  # of a step that PostgreSQL has chosen to give way in a deadlock
-_ALIAS = '(SELECT new_token FROM coatcheck.alias WHERE old_token = t.{} COLLATE "C")'
+_ALIAS = '(SELECT new_token FROM coatcheck.alias WHERE old_token OPERATOR(pg_catalog.=) t.{} COLLATE pg_catalog."C")'
 
 Function = Callable[[object], Any]
 
@@ -114,15 +115,22 @@ class Retokenizer:
             append(self._connection, "retokenize ended", old=self._old.kid, new=self._new.kid, **counts)
         return done
 
-    def _execute(self, statement: str | sql.Composed, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+    def _execute(
+        self,
+        statement: str | sql.Composed,
+        parameters: Mapping[str, Any],
+        path: Callable[[psycopg.Connection[Any]], AbstractContextManager[object]] = nullcontext,
+    ) -> psycopg.Cursor[Any]:
         """Run a step; again, when somebody else had to go first (SQLSTATE class 40)."""
         for _ in range(_TRIES):
             try:
-                return self._connection.execute(_as_query(statement), parameters)
+                with path(self._connection):
+                    return self._connection.execute(_as_query(statement), parameters)
             except psycopg.OperationalError as error:
                 if (error.sqlstate or "")[:2] != "40":
                     raise
-        return self._connection.execute(_as_query(statement), parameters)
+        with path(self._connection):
+            return self._connection.execute(_as_query(statement), parameters)
 
     def _vaulted(self) -> list[str]:
         """Return the domains that may have entries: of the columns, and of those that once were configured."""
@@ -250,7 +258,7 @@ class Retokenizer:
                     for first, beyond in ranges:
                         block_range = {"first": f"({first},0)", "beyond": f"({beyond},0)"}
                         self._sealed(table, part, block_range)
-                        done.rows += self._execute(statement, block_range).rowcount
+                        done.rows += self._execute(statement, block_range, path=login_path).rowcount
                         self._progress(done)
 
     def _parts(self, table: Table) -> list[tuple[sql.Identifier, Iterator[tuple[int, int]]]]:
@@ -270,7 +278,7 @@ class Retokenizer:
         for one in table.columns:
             column, prefix = sql.Identifier(one.name), sql.Literal(key_range(one.domain, self._old.kid, one.scheme)[0])
             alias = sql.SQL(_ALIAS).format(column)
-            known.append(sql.SQL("(starts_with(t.{}, {}) AND {} IS NOT NULL)").format(column, prefix, alias))
+            known.append(sql.SQL("(pg_catalog.starts_with(t.{}, {}) AND {} IS NOT NULL)").format(column, prefix, alias))
         text = sql.SQL(query("retokenize_rows")).format(
             target=sql.SQL("{{target}}"), assignments=sql.SQL(", ").join(assignments), known=sql.SQL(" OR ").join(known)
         )

@@ -19,6 +19,7 @@ from psycopg import sql
 from coatcheck.errors import ConfigError
 from coatcheck.sinks.postgres.sink import table_identifier
 from coatcheck.sql import query
+from coatcheck.sql.session import login_path
 from coatcheck.sql.sqlstate import sqlstate_of
 
 Period = Literal["day", "month", "year"]
@@ -199,7 +200,7 @@ def _midnight(bound: str, *, after: bool = False) -> date:
 
 def missing(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[str]:
     """Return the names of the partitions that are wanted and not there. Raises ConfigError, psycopg.Error."""
-    return [_name(table, by, gap) for gap in _missing(connection, table, by)]
+    return [_name(table.rpartition(".")[2], by, gap) for gap in _missing(connection, table, by)]
 
 
 def overdue(connection: psycopg.Connection[Any], table: str, by: Partitioning) -> list[Span]:
@@ -246,7 +247,8 @@ class _Work:
         """Make one partition; rows of its time that are in the default partition move there, if they are few."""
         if self._busy:  # each further try would stop the loaders for as long again
             return
-        name = _name(self._table, self._by, span)
+        qualified = _name(self._table, self._by, span)
+        name = qualified.rpartition(".")[2]
         statement = _create(self._table, self._by, span)
         if others and (rows := self._strays(span, others[0])):
             if rows > _MOST_MOVED:
@@ -255,15 +257,17 @@ class _Work:
             statement = self._moving(span, others[0])
         for other in others:  # who makes it may be a member of the owner; it is to be dropped by him, too
             owner = sql.SQL("; ALTER TABLE {} OWNER TO {}")
-            statement += owner.format(table_identifier(name), sql.Identifier(other.owner))
+            statement += owner.format(table_identifier(qualified), sql.Identifier(other.owner))
             if other.identified:  # it is published, and rows of the new one are to be changed, too
-                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(name))
+                statement += sql.SQL("; ALTER TABLE {} REPLICA IDENTITY FULL").format(table_identifier(qualified))
         if self._done(f"partition {name} is missing", statement) is not None:
             self.made.append(name)
 
     def _in(self, span: Span) -> sql.Composed:
         """Return the condition under which a row belongs to a span."""
-        return sql.SQL("{0} >= {1} AND {0} < {2}").format(sql.Identifier(self._by.column), *_bounds(span))
+        return sql.SQL("{0} OPERATOR(pg_catalog.>=) {1} AND {0} OPERATOR(pg_catalog.<) {2}").format(
+            sql.Identifier(self._by.column), *_bounds(span)
+        )
 
     def _columns(self) -> list[tuple[Any, ...]]:
         schema, _, name = self._table.rpartition(".")
@@ -307,7 +311,7 @@ class _Work:
         table = part.identifier
         record = {"partition": f"{part.schema}.{part.name}", "before": before.isoformat()}
         if part.span is None:
-            delete = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
+            delete = sql.SQL("DELETE FROM {} WHERE {} OPERATOR(pg_catalog.<) {}").format(
                 table, sql.Identifier(self._by.column), sql.Literal(f"{before.isoformat()} 00:00+00")
             )
             self.deleted += self._done(f"{part.name} holds rows of before {before}", delete, record) or 0
@@ -327,7 +331,8 @@ class _Work:
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-                rows = self._connection.execute(statement).rowcount
+                with login_path(self._connection):
+                    rows = self._connection.execute(statement).rowcount
                 if record and rows:
                     detail = json.dumps(dict(record) | ({"rows": rows} if rows > 0 else {}))
                     self._connection.execute(query("record"), {"event": "rows dropped", "detail": detail})

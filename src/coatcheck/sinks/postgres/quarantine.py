@@ -19,6 +19,7 @@ from coatcheck.sinks.postgres.sink import compose, vault_lists
 from coatcheck.sinks.postgres.trial import ENOUGH
 from coatcheck.sql import query
 from coatcheck.sql.connection import connect, translated
+from coatcheck.sql.session import login_path
 from coatcheck.sql.sqlstate import stop_error
 
 _PAGE = 500
@@ -163,7 +164,8 @@ class Quarantine:
     def _try(self, parameters: dict[str, Any]) -> FaultError | bool:
         """Return whether the entry was let go to the table (which may have kept the row out), or the fault."""
         try:
-            ((released, loaded, suppressed),) = self._connection.execute(self._load, parameters)
+            with login_path(self._connection):
+                ((released, loaded, suppressed),) = self._connection.execute(self._load, parameters)
             self._passes = self._passes or loaded + suppressed > 0
         except psycopg.Error as error:
             fault = fault_of(error, _ACTION)

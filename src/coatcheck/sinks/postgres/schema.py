@@ -93,9 +93,9 @@ def migrate(
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             connection.execute("SET LOCAL lock_timeout = '2s'")  # loaders queue behind a statement that waits
-            target_findings.refuse_misplaced(connection, table)
             applied = _apply(connection)
             table = where(connection, pipeline.name, table)
+            target_findings.refuse_misplaced(connection, table)
             created = _make_target(connection, table, columns, by)
             pipeline = _at_home(connection, table, pipeline)
             register.put(connection, pipeline, columns)
@@ -233,22 +233,29 @@ def version(dsn: str) -> int | None:
 
 
 def inspect(
-    dsn: str, table: str, columns: Sequence[Column], by: Partitioning | None = None, pipeline: str = "default"
+    dsn: str,
+    table: str,
+    columns: Sequence[Column],
+    by: Partitioning | None = None,
+    pipeline: str = "default",
+    *,
+    shared: bool = False,
 ) -> SchemaState:
     """Hold the database against what the road needs, and report everything at once.
 
-    Raises UnreachableError when it cannot be asked at all.
+    With `shared` others may create objects in the target's schema. Raises UnreachableError when it cannot be asked at
+    all.
     """
     with connect(dsn) as connection:
         server = f"PostgreSQL {connection.info.server_version // 10000}"
         try:
             findings: list[Finding] = []
             version = _readable_version(connection, findings)
-            table = where(connection, pipeline, table) if version == newest() else table
+            configured, table = table, where(connection, pipeline, table)
             findings += durability.findings(connection, named(table))
-            findings += _target(connection, table, columns, partitioned=by is not None)
+            findings += _target(connection, table, columns, partitioned=by is not None, shared=shared)
             if version == newest() and table_columns(connection, table):
-                findings += _register_findings(connection, pipeline, table, columns)
+                findings += _register_findings(connection, pipeline, configured, columns)
             stops = tuple(finding for finding in findings if finding.level == "error")
             findings += _advice(connection, table, columns, version)
             findings += _partition_findings(connection, table, by) if by and table_columns(connection, table) else []
@@ -260,7 +267,7 @@ def inspect(
 
 
 def _target(
-    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool
+    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], *, partitioned: bool, shared: bool
 ) -> list[Finding]:
     """Return what keeps rows out of the target table, what may, and the privileges that this user lacks."""
     findings = []
@@ -268,6 +275,7 @@ def _target(
         with connection.transaction():
             connection.execute("SET LOCAL lock_timeout = '2s'")  # a worker that starts need not wait for the table
             findings += target_findings.inspect(connection, table, columns)
+            findings += target_findings.creators(connection, table) if not shared else ()
             findings += target_findings.replica_identities(connection, table, columns, partitioned=partitioned)
     except psycopg.errors.LockNotAvailable:
         what = f"the target table {table} is locked by somebody else: it was not looked at"
@@ -351,9 +359,9 @@ def _partition_findings(connection: psycopg.Connection[Any], table: str, by: Par
         yield Finding("database", "advice", f"partitions are missing: {', '.join(missing)}", hint)
 
 
-def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default") -> None:
+def verify(dsn: str, table: str, columns: Sequence[Column], pipeline: str = "default", *, shared: bool = False) -> None:
     """Refuse to start on a schema that does not fit; warn of other errors. Raises ConfigError naming the first one."""
-    state = inspect(dsn, table, columns, pipeline=pipeline)
+    state = inspect(dsn, table, columns, pipeline=pipeline, shared=shared)
     for finding in state.findings:
         if isinstance(finding, durability.Risk):
             _log.warning(finding.what)

@@ -43,7 +43,7 @@ _SLOW_S = 30.0
 _HALVE_AFTER, _HALVE_LATE = 3, 8  # tries; the first of those that took too long
 _ACTION = "write to the database"
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.1, 5.0
-_CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::jsonb"}
+_CAST = {Kind.NUMERIC: "::numeric", Kind.JSONB: "::pg_catalog.jsonb"}
 
 
 def table_identifier(table: str) -> sql.Identifier:
@@ -62,7 +62,9 @@ def compose(name: str, table: str, columns: Sequence[Column]) -> bytes:
         for column, name in zip(columns, names, strict=True)
     ]
     parameters = [
-        sql.SQL("{}::" + arrays.encoding(column)[0] + "[]").format(sql.Placeholder(f"c{index}"))
+        sql.SQL("pg_catalog.unnest({}::pg_catalog." + arrays.encoding(column)[0] + "[])").format(
+            sql.Placeholder(f"c{index}")
+        )
         for index, column in enumerate(columns)
     ]
     comma = sql.SQL(", ")

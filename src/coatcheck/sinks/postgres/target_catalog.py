@@ -9,6 +9,7 @@ import psycopg
 
 from coatcheck.errors import RefusedError
 from coatcheck.sql import query, register
+from coatcheck.sql.session import login_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +69,26 @@ def columns_of(connection: psycopg.Connection[Any], target: Target) -> list[Actu
 
 
 def where(connection: psycopg.Connection[Any], pipeline: str, table: str) -> str:
-    """Return a pipeline's table: with the schema it is registered with, where this login's search_path leads elsewhere.
+    """Return a pipeline's table with its schema: the registered one, else that to which the login's search_path leads.
 
-    Raises psycopg.Error.
+    It stays without a schema if that leads nowhere. Raises psycopg.Error.
     """
-    try:
-        known = register.pipelines(connection).get(pipeline)
-    except psycopg.errors.InsufficientPrivilege:
-        return table  # which one is missing is found with the others
-    if known is None or not known.exists or table != known.table:
+    if "." in table:
         return table
-    found = connection.execute(query("table_schema"), named(table)).fetchone()
-    return table if found == (known.schema,) else known.qualified
+    known = _registered(connection, pipeline)
+    if known is not None and known.exists and table == known.table:
+        return known.qualified
+    with login_path(connection):
+        found = connection.execute(query("table_home"), {"name": table}).fetchone()
+    return f"{found[0]}.{table}" if found and found[0] else table
+
+
+def _registered(connection: psycopg.Connection[Any], pipeline: str) -> register.Pipeline | None:
+    try:
+        with connection.transaction():
+            return register.pipelines(connection).get(pipeline)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return None  # what is missing is found with the rest
 
 
 def refuse_anothers(connection: psycopg.Connection[Any], view: str) -> None:

@@ -63,8 +63,8 @@ def misplaced(connection: psycopg.Connection[Any], table: str, target: Target | 
     """Return what is wrong with where the target is, or would be made: it must not be coatcheck's or PostgreSQL's."""
     schema: str | None = target.schema if target else table.rpartition(".")[0]
     if not schema:
-        found = connection.execute("SELECT pg_catalog.current_schema()").fetchone()
-        schema = found[0] if found else None
+        what = f"the target table {table} is nowhere: this login's search_path has no schema to look in"
+        return _error(what, "name it with its schema in [target] table")
     hint = "name a table of your own in [target] table, with its schema"
     if schema in _OWN or (schema or "").startswith("pg_"):
         whose = "coatcheck's own" if schema == "coatcheck" else "PostgreSQL's own"
@@ -105,6 +105,20 @@ def inspect(connection: psycopg.Connection[Any], table: str, columns: Sequence[C
         what = f"the target table {table} is {_KINDS[target.kind]}"
         return [_error(what, "name a table, or a view that takes rows, in [target] table")]
     return [*_Look(connection, table, columns, target).findings()]
+
+
+def creators(connection: psycopg.Connection[Any], table: str) -> Iterator[Finding]:
+    """Yield who may create objects in the target's schema beside its owner and the table's. Raises psycopg.Error."""
+    target = look_up(connection, table)
+    if target is None:
+        return
+    for (role,) in ask(connection, target, "schema_creators"):
+        who = "everybody" if role is None else f"the role {role}"
+        yield _error(
+            f"{who} may create objects in the schema {target.schema}, where the target table is",
+            f"REVOKE CREATE ON SCHEMA {target.schema} FROM {role or 'PUBLIC'}, move the table to a schema of its own, "
+            "or set [target] shared_schema = true",
+        )
 
 
 def probe(connection: psycopg.Connection[Any], table: str, columns: Sequence[Column]) -> list[Finding]:

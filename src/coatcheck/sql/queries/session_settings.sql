@@ -1,10 +1,11 @@
 -- The settings that our statements, and what psycopg makes of their answers, depend on. Returns those that are not as they
--- have to be: name, value, and whether the session has the value now.
+-- have to be: name, value, what it was, and whether the session has the value now. Without `path` the search_path stays.
 -- A session of our own gets them here. Behind a pooler (the server's process is not the one that we were given) sessions are
 -- shared: only what poolers keep for each client is set, the rest is left to each transaction.
 -- Nothing here depends on a setting, search_path included.
 WITH ours (name, value, kept) AS (
     VALUES ('client_encoding', 'UTF8', true),             -- text travels as UTF-8 bytes in binary arrays
+           ('search_path', 'pg_catalog, pg_temp', false),  -- nobody else's function, operator, type or table is meant
            ('DateStyle', 'ISO, MDY', true),               -- psycopg reads timestamps in ISO's form only
            ('IntervalStyle', 'postgres', true),           -- and intervals in this one
            ('TimeZone', 'UTC', true),                     -- days of partitions and bounds are UTC's
@@ -27,13 +28,14 @@ WITH ours (name, value, kept) AS (
 ), found AS (
     SELECT name, value, kept, pg_catalog.current_setting(name, true) AS actual FROM ours
 ), wrong AS (
-    SELECT name, value, kept OPERATOR(pg_catalog.=) true
+    SELECT name, value, actual, kept OPERATOR(pg_catalog.=) true
            OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_catalog.int4 AS settable
     FROM found
-    WHERE CASE name WHEN 'synchronous_commit' THEN actual OPERATOR(pg_catalog.=) 'off'  -- local, remote_*: somebody's choice
-                    WHEN 'session_replication_role' THEN actual OPERATOR(pg_catalog.=) 'replica'
-                    ELSE actual OPERATOR(pg_catalog.<>) value END
+    WHERE CASE WHEN name OPERATOR(pg_catalog.=) 'synchronous_commit' THEN actual OPERATOR(pg_catalog.=) 'off'  -- local, remote_*: somebody's choice
+               WHEN name OPERATOR(pg_catalog.=) 'session_replication_role' THEN actual OPERATOR(pg_catalog.=) 'replica'
+               WHEN name OPERATOR(pg_catalog.=) 'search_path' AND NOT %(path)s THEN false
+               ELSE actual OPERATOR(pg_catalog.<>) value END
 )
-SELECT name, value,
+SELECT name, value, actual,
        CASE WHEN settable THEN pg_catalog.set_config(name, value, false) IS NOT NULL ELSE false END AS done
 FROM wrong

@@ -3,7 +3,7 @@
 EXPLAIN WITH loaded AS (
     INSERT INTO {target} ({columns})
     SELECT {fields}
-    FROM unnest({arrays}) WITH ORDINALITY AS batch ({names}, place)
+    FROM ROWS FROM ({arrays}) WITH ORDINALITY AS batch ({names}, place)
     ORDER BY place
     RETURNING 1
 )
