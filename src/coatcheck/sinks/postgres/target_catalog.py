@@ -48,7 +48,7 @@ def named(table: str) -> dict[str, str | None]:
 
 
 def table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
-    """Return each column's name, type and whether rows have to bring a value for it; none if there is no table."""
+    """Return name, type, and whether each row must have a value for it, of each column; empty if there is no table."""
     return connection.execute(query("table_columns"), named(table)).fetchall()
 
 
