@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from tests.integration.test_session_settings import looking, of_tour, tour
+from tests.support.fix_desk import TICKET, People, Person, approved, devices, opened, texts
 from tests.support.fix_postgres import EVENTS, TABLE, Database, batch, postgres_sink, reject, row, write
 from tests.support.fix_servers import LoginDatabase
 from tests.support.traps import plant
+from tests.support.vaults import event, load
 
-from coatcheck.errors import ConfigError
+from coatcheck import app, desk, erasure, rotation, trail
+from coatcheck.erasure import Why
+from coatcheck.errors import ConfigError, RefusedError
 from coatcheck.pipeline.message import Outcome, Row
 from coatcheck.sinks.postgres.quarantine import Quarantine, Selection
 from coatcheck.sinks.postgres.schema import inspect, verify
+from coatcheck.vault.erase import Erased
 
 
 def test_no_namesake_runs_in_any_command(bare_database: LoginDatabase, tmp_path: Path) -> None:
@@ -25,6 +31,37 @@ def test_no_namesake_runs_in_any_command(bare_database: LoginDatabase, tmp_path:
         connection.execute("SELECT relname FROM pg_class")
     assert caught.value.sqlstate == "TRAPS", "else this tells nothing"
     tour(of_tour(dsn, tmp_path), looking(bare_database))
+
+
+@pytest.fixture
+def trapped(desk_database: LoginDatabase) -> Iterator[LoginDatabase]:
+    """A database in which every login meets the namesakes first."""
+    plant(desk_database.dsn, "trap")
+    say = f"ALTER DATABASE {desk_database.name} "
+    desk_database.execute(say + "SET search_path = public, trap, pg_catalog")
+    yield desk_database
+    desk_database.execute(say + "RESET search_path")
+    desk_database.execute("DROP SCHEMA trap CASCADE")
+
+
+def test_no_namesake_runs_for_any_role(trapped: LoginDatabase, people: People, asker: Person, approver: Person) -> None:
+    """Each does what it is there for, with the privileges that its role has."""
+    operator, eraser, rotator = (people.new(role) for role in ("operator", "eraser", "rotator"))
+    assert load(people.new("loader").config, event(70)).loaded == 1
+    assert app.quarantine_retry(operator.config, Selection()).rejected == {"not_json": 1}
+    assert app.quarantine_entries(operator.config, Selection(), resolved=True, limit=9)
+    (wanted,) = devices(asker.config)
+    assert texts(opened(asker, approved(asker, approver, [wanted]))) == {wanted: "device-0"}
+    assert wanted in desk.find(asker.config, "device-0", domain="device", reason="FRAUD", ticket=TICKET).values()
+    assert isinstance(erasure.erase_tokens(eraser.config, [wanted], Why("DSAR", TICKET)).erased, Erased)
+    rotated = rotation.rotate(rotator.config)
+    assert rotation.retokenize(rotator.config).left.keys() == {"tag"}  # a column without a vault
+    with pytest.raises(RefusedError, match="still have tokens"):
+        rotation.retire(rotator.config, rotated.old)
+    assert trail.verify(lambda: people.new("auditor").config, None, [], None).head is not None
+    with psycopg.connect(people.new("auditor").dsn, autocommit=True) as connection, pytest.raises(psycopg.Error):
+        connection.execute("SELECT relname FROM pg_class")  # else this tells nothing
+    assert trapped.count("coatcheck.audit") > 0
 
 
 TRIGGER = """
