@@ -48,7 +48,7 @@ def named(table: str) -> dict[str, str | None]:
 
 
 def table_columns(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str, bool]]:
-    """Return name, type, and whether each row must have a value for it, of each column; empty if there is no table."""
+    """Return (name, type, whether rows need a value for it) for each column; nothing if there is no such table."""
     return connection.execute(query("table_columns"), named(table)).fetchall()
 
 
